@@ -7,11 +7,12 @@ all structures) and by timing (arteries against veins and parenchyma).
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from medgen.phantom.anatomy.tissues import TISSUES
-from medgen.terminology import meant, side_of, words
+from medgen.terminology import BEFORE, NEXT, WITHOUT, meant, side_of, words
 
 PHASES = ("arterial", "portal_venous", "late")
 
@@ -147,6 +148,8 @@ LESION_WORDS = frozenset(
     "adenoma neuroendocrine mass core rim primary metastatic metastasis recurrent residual new old indeterminate "
     "unknown nodule tumor tumour lesion".split()
 )
+# Endings of words whose stem is a term.
+ENDINGS = frozenset("y e es is s ies ial al ar ous us a um ic ium ule ules".split())
 NUMBER = re.compile(r"[a-z]{0,2}\d+[a-z]?|[ivx]+[a-d]?|[a-d]")  # such as 4, l5, iva
 INSIDE = frozenset(("lumen", "cavity"))  # filled with something else, unless the structure is a vessel or the heart
 # How such words begin.
@@ -188,11 +191,31 @@ def unknown_words(name: str) -> tuple[str, ...]:
     if uptake is None or uptake.tissue.startswith("muscle"):
         return ()
     known = NEUTRAL | (LESION_WORDS if uptake.tissue.startswith("lesion") else frozenset())
-    negated = frozenset(found) - frozenset(said)  # "without lesion" says what is not there
-    return tuple(
-        word
-        for word in found
-        if word not in known | negated and word not in term.split() and term not in word and not NUMBER.fullmatch(word)
+    dropped = frozenset(found) - frozenset(said)  # "without lesion" says what is not there
+    negated = {word for word in dropped if not _negates_a_property(word, found)}
+    return tuple(word for word in found if word not in negated and not _is_known(word, term, known))
+
+
+def _negates_a_property(word: str, found: tuple[str, ...]) -> bool:
+    """Whether a negated word is no structure or lesion, such as "nonperfused" or "perfused" after "not"."""
+    if word in WITHOUT or word in NEXT or word in BEFORE or word.startswith("peri"):
+        return False
+    bare = word.removeprefix("non")
+    after_not = any(a in NEXT and b == word for a, b in pairwise(found))
+    return (after_not or bare != word) and not any(part in bare for term, _ in UPTAKE for part in term.split())
+
+
+def _is_known(word: str, term: str, known: frozenset[str]) -> bool:
+    """Whether a word is known, or made of known words written together (portalvein, kidneys as kidney)."""
+    if word in known or NUMBER.fullmatch(word):
+        return True
+    for part in term.split():
+        if word == part or (word.startswith(part) and word[len(part) :] in ENDINGS):
+            return True
+    parts = known | {part for each, _ in UPTAKE for part in each.split()} | {"left", "right"}
+    return any(
+        len(part) > 2 and word.startswith(part) and word != part and _is_known(word[len(part) :], term, known)
+        for part in parts
     )
 
 

@@ -4,19 +4,13 @@ TotalSegmentator writes the names into the NIfTI file, as a Caret label table in
 Radiology AI 2023;5:e230024). nnU-Net keeps them in ``dataset.json``, the embedded cohort in ``labels.json``.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-
 from medgen.data.labels.names import TABLES, consistent_names
 from medgen.errors import InputError
-from medgen.io.label_headers import NRRD_ENDINGS, segment_names
-from medgen.io.paths import NIFTI_ENDINGS, has_ending
+from medgen.io.label_headers import header_names
 from medgen.io.text import read_json
-
-_LABEL = re.compile(rb'<Label Key="(\d+)"[^>]*><!\[CDATA\[([^\]]+)\]\]>')
 
 # Class numbers of TotalSegmentator v2, task "total".
 TOTALSEGMENTATOR = dict(
@@ -64,9 +58,7 @@ def names_of_labels(path: Path, table: Path | str | None = None) -> dict[int, st
         return dict(TOTALSEGMENTATOR)
     if table is not None:
         return _from_json(Path(table))
-    if has_ending(path, NIFTI_ENDINGS) and (found := _from_header(path)):
-        return found
-    if has_ending(path, NRRD_ENDINGS) and (found := segment_names(path)):
+    if found := header_names(path):
         return found
     for folder in (path.parent, path.parent.parent):
         files = [file for name in TABLES if (file := folder / name).is_file()]
@@ -77,16 +69,6 @@ def names_of_labels(path: Path, table: Path | str | None = None) -> dict[int, st
         f"{path}: no names for its values; put labels.json ({{name: value}}) beside it, or give --label-table FILE or "
         "--label-table totalsegmentator",
     )
-
-
-def _from_header(path: Path) -> dict[int, str]:
-    """The Caret label table in a NIfTI header extension; empty if there is none."""
-    image = nib.load(path)
-    found: dict[int, str] = {}
-    for extension in getattr(image.header, "extensions", ()):
-        content = bytes(extension.content)
-        found |= {int(key): name.decode("utf-8", "replace") for key, name in _LABEL.findall(content)}
-    return found
 
 
 def _from_json(path: Path) -> dict[int, str]:

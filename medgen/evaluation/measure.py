@@ -85,6 +85,11 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
     warnings = [text for volume in volumes.values() for text in volume.warnings]
     if hu and not looks_like_hu(volumes["prediction"].data):
         warnings.append("the prediction has no air (-200 HU or below), the reference has; check that it is in HU")
+    if not hu and leading == "reference" and looks_like_hu(volumes["prediction"].data):
+        warnings.append(
+            "the prediction seems to be in HU (air at -200 or below), the reference is not; check that both have the "
+            "same unit"
+        )
     for role in ("reference", "source"):
         if role in volumes and np.array_equal(volumes[role].data, volumes["prediction"].data):
             warnings.append(

@@ -8,7 +8,7 @@ import copy
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from medgen.inference.style import ReferenceStyle, draw_style, make_images, refe
 from medgen.io.atomic import write_text
 from medgen.io.claim import check_output_is_not_input, claimed
 from medgen.io.hashes import sha256
+from medgen.io.label_headers import header_names
 from medgen.io.names import folded
 from medgen.io.paths import case_name
 from medgen.io.read import read_volume
@@ -159,21 +160,26 @@ def _plain(name: str) -> str:
 
 
 def _check_names(labels: Path, table: LabelTable) -> None:
-    """Raise InputError if the table beside the label maps gives a value of the model another name.
-
-    A liver would otherwise be painted as the structure that has its number in the model.
-    """
+    """Raise InputError if the table beside the label maps gives a value of the model another name."""
     try:
         given = label_names(labels)
     except InputError:  # a table of another kind, which is not needed here
         return
+    _check_table(given, f"the table beside {labels}", table)
+
+
+def _check_table(given: Mapping[int, str], whose: str, table: LabelTable) -> None:
+    """Raise InputError if names of values are not those of the model.
+
+    A liver would otherwise be painted as the structure that has its number in the model.
+    """
     own = {_plain(name): value for name, value in table.labels.items()}
     for value, name in given.items():
         known = table.names.get(value, name)
         if value and (own.get(_plain(name), value) != value or _plain(known) != _plain(name)):
             raise InputError(
                 "labels-tables-differ",
-                f"the table beside {labels} has {name} as {value}, but the model has {known} as {value}"
+                f"{whose} has {name} as {value}, but the model has {known} as {value}"
                 + (f" and {name} as {own[_plain(name)]}" if _plain(name) in own else "")
                 + "; change the values of the label maps to those of the model, or correct the table",
             )
@@ -206,6 +212,7 @@ def _case(
                 raise InputError(
                     "folder-case-twice", f"{path}: another label map has the same case name, {name}; rename one"
                 )
+            _check_table(header_names(path), f"the header of {path}", table)
             image = _image_of(name, path, options.images)
             entry.images = None if image is None else str(image)
             files = [p for p in (path, image, options.style) if p is not None]

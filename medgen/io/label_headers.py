@@ -6,12 +6,15 @@ import struct
 import zlib
 from pathlib import Path
 
+import nibabel as nib
+
 from medgen.io.paths import NIFTI_ENDINGS, has_ending
 
 NRRD_ENDINGS = (".nrrd", ".nhdr")
 NRRD_HEADER = 2**20  # bytes that are searched for the names
 INTENT_LABEL = 1002  # NIFTI_INTENT_LABEL of nifti1.h
 INTENT_AT = {348: (68, "h"), 540: (504, "i")}  # size of the header → position and type of intent_code
+_LABEL = re.compile(rb'<Label Key="(\d+)"[^>]*><!\[CDATA\[([^\]]+)\]\]>')
 _SEGMENT = re.compile(r"^Segment(\d+)_(LabelValue|Name):=(.*)$", re.MULTILINE)
 
 
@@ -47,3 +50,25 @@ def _intent(path: Path) -> int | None:
         if kind:
             return int(struct.unpack_from(order + kind, header, where)[0])
     return None
+
+
+def header_names(path: Path) -> dict[int, str]:
+    """Value → name in a label map's own header: of 3D Slicer (NRRD) or a Caret table (NIfTI); empty without one.
+
+    Also empty for a file that cannot be read, which other functions report.
+    """
+    try:
+        if has_ending(path, NRRD_ENDINGS):
+            return segment_names(path)
+        return _caret_names(path) if has_ending(path, NIFTI_ENDINGS) else {}
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError):
+        return {}
+
+
+def _caret_names(path: Path) -> dict[int, str]:
+    """The Caret label table in a NIfTI header extension, as TotalSegmentator writes it; empty if there is none."""
+    found: dict[int, str] = {}
+    for extension in getattr(nib.load(path).header, "extensions", ()):
+        content = bytes(extension.content)
+        found |= {int(key): name.decode("utf-8", "replace") for key, name in _LABEL.findall(content)}
+    return found

@@ -162,8 +162,11 @@ def _prepared(
 
 
 def _hu_expected(output: np.ndarray, truth: np.ndarray | None, limits: Thresholds) -> bool:
-    """Whether the output of a CT should be in HU: decided by the truth, else by the limits or its own values."""
-    if truth is not None:
+    """Whether the output of a CT should be in HU: decided by the truth, else by the limits or its own values.
+
+    A truth in another unit than an output in HU does not count, see `findings.truth_findings`.
+    """
+    if truth is not None and (looks_like_hu(truth) or not looks_like_hu(output)):
         return looks_like_hu(truth)
     return limits.contrast_removed or looks_like_hu(output)
 

@@ -95,7 +95,17 @@ def truth_findings(case: Checked) -> None:
 
     Skipped for CT against MR, which share too few edges.
     """
-    if case.truth is None or looks_like_hu(case.source) != looks_like_hu(case.truth):
+    if case.truth is None:
+        return
+    if case.hu and looks_like_hu(case.output) and not looks_like_hu(case.truth):
+        text = (
+            "The true image is not in HU, but input and output are. It is not used for the findings; evaluate with the "
+            "truth in HU."
+        )
+        case.add("truth", "review", text, by="truth")
+        case.truth = None
+        return
+    if looks_like_hu(case.source) != looks_like_hu(case.truth):
         return
     images, limit = (case.source, case.truth), SAME_SCAN
     if looks_like_hu(case.source):

@@ -177,6 +177,14 @@ def test_surroundings_and_devices_take_up_nothing(name):
         ("hepatic_lesion_encapsulated", ("encapsulated",)),
         ("lesion_benign_2", ()),
         ("liver_without_lesion", ()),
+        ("kidney_right_nonfunctioning", ("nonfunctioning",)),
+        ("liver_not_perfused", ("perfused",)),
+        ("portalveinthrombus", ("portalveinthrombus",)),
+        ("heartfat", ("heartfat",)),
+        ("liverbed", ("liverbed",)),
+        ("portalvein", ()),
+        ("leftkidney", ()),
+        ("pulmonaryarteries", ()),
     ]
     + [(name, ()) for name in TOTALSEGMENTATOR.values()],
 )

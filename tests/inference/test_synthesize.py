@@ -317,3 +317,16 @@ def test_another_method_learns_from_label_maps_too(cohort, tmp_path):
     assert result.status == "made"
     with refused("model-without-styles"):
         synthesize(model, cohort / "labels", tmp_path / "styled", style=cohort / "target/case0.nii.gz")
+
+
+def test_names_in_the_header_that_contradict_the_model_are_refused(model, cohort, tmp_path):
+    """A segmentation of 3D Slicer numbers its structures in its own order."""
+    (tmp_path / "in").mkdir()
+    image = nib.load(cohort / "labels/case0.nii.gz")
+    names = list(model.source_code.labels.items())
+    swapped = dict(zip((name for name, _ in names), (value for _, value in names[::-1]), strict=True))
+    table = "".join(f'<Label Key="{value}" Red="1"><![CDATA[{name}]]></Label>' for name, value in swapped.items())
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(0, table.encode()))
+    nib.save(image, tmp_path / "in/case0.nii.gz")
+    (result,) = synthesize(model, tmp_path / "in", tmp_path / "out")
+    assert result.status != "made" and "the header of" in result.error

@@ -192,3 +192,11 @@ def test_an_output_of_one_value_is_reported_as_empty_and_not_as_shifted(patient)
     verdict = check_case(patient.contrast, np.full_like(patient.contrast, -1000), MM)
     assert verdict.status == "fail" and "shift" not in faults(verdict) and "flip" not in faults(verdict)
     assert any("has the value -1000 in the whole body and shows nothing" in r.text for r in verdict.reasons)
+
+
+def test_a_truth_in_another_unit_does_not_switch_the_checks_of_hu_off(patient):
+    scaled = (np.clip(patient.noncontrast, -1000, 1000) + 1000) / 2000
+    good = check_case(patient.contrast, patient.noncontrast, MM, truth=scaled)
+    assert [(r.fault, r.status) for r in good.reasons] == [("truth", "review")] and "not in HU" in good.reasons[0].text
+    bad = check_case(patient.contrast, patient.contrast, MM, truth=scaled)
+    assert bad.status == "fail" and "enhancement" in faults(bad)

@@ -26,7 +26,7 @@ PATIENT = re.compile(
 PART_KEYS = ("split", "subset", "set", "partition", "phase")
 # Ambiguous subset names, which are rejected.
 UNREAD_PARTS = set("dev development eval evaluation holdout heldout inference predict".split())
-FOLD = re.compile(r"(cv|k)?fold(id|idx|index|number|no|nr)?|cv")
+FOLD = re.compile(r"(cv|k|val|valid|validation|test|outer|inner)?fold(id|idx|index|number|no|nr)?|cv")
 IMAGE_KEYS = ("image", "images", "source", "target", "label", "labels")
 
 
@@ -180,6 +180,12 @@ def _flagged(content: Mapping[str, Any], path: Path) -> dict[str, str]:
         for key, value in content.items()
         if (part := part_of(_unprefixed(key))) and not key.endswith("valid")
     }
+    unread = [key for key in content if _unprefixed(key) in UNREAD_PARTS]
+    if held := [key for key in unread if _flag(key, content[key])]:
+        raise InputError(
+            "datalist-part-unknown",
+            f"{path}: an entry is marked as {held[0]}; state validation or test, for example with 'split'",
+        )
     found = {key: part for key, (part, flag) in flags.items() if flag}
     if not found and ("train", False) in flags.values():
         raise InputError(
@@ -196,11 +202,12 @@ def _unprefixed(key: str) -> str:
 def _flag(key: str, value: Any) -> bool | None:
     """Return the value of a flag, or None if it is not a flag.
 
-    Text such as "yes" counts only for keys that start with "is" or "in".
+    Numbers and text such as 1 or "yes" count for names of subsets (test) and for keys that start with "is" or "in".
     """
     if isinstance(value, bool):
         return value
-    text = str(value).strip().lower() if key != _unprefixed(key) else ""
+    named = key != _unprefixed(key) or part_of(key) is not None or key in UNREAD_PARTS
+    text = str(value).strip().lower().removesuffix(".0") if named else ""
     return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text)
 
 

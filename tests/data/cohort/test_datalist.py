@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusal import refused
 
-from medgen.data.cohort.datalist import PARTS, patient_name
+from medgen.data.cohort.datalist import PARTS, patient_name, read_entries
 from medgen.data.cohort.datalist_checks import distinct_names
 from medgen.data.cohort.read import read_cohort
 from medgen.io.volume import Volume
@@ -281,8 +281,6 @@ def test_flags_state_the_subset(listed, keys, yes, no):
     val, test = keys
     found = [*entries(0, 1, **{val: no, test: no}), *entries(2, **{val: yes}), *entries(3, **{test: yes})]
     expected = {"c0": "", "c1": "", "c2": "validation", "c3": "test"}
-    if val == "val" and yes is not True:  # a column that has this name may hold anything
-        expected = dict.fromkeys(expected, "")
     assert parts(listed(found)) == expected
 
 
@@ -356,3 +354,22 @@ def test_a_4d_file_with_other_channels_than_those_named_is_refused(brats, named)
     (brats / "dataset.json").write_text(json.dumps(content | {"modality": named}))
     with refused("cohort-channel-count", names=("3 channels", f"names {len(named)}")):
         read_cohort(brats, source_channels=(0,), target_channels=(1,))
+
+
+@pytest.mark.parametrize("value", [1, 1.0, "1", True])
+def test_flags_may_be_numbers(tmp_path, value):
+    content = [{"image": "a.nii", "test": value}, {"image": "b.nii", "test": type(value)(0)}]
+    assert [entry.part for entry in read_entries(content, Path("x.json"))] == ["test", ""]
+
+
+@pytest.mark.parametrize("key", ["holdout", "held_out", "is_holdout"])
+def test_a_flag_of_held_out_cases_is_refused(key):
+    with refused("datalist-part-unknown", names=key.replace("_", "")):
+        read_entries([{"image": "a.nii", key: True}, {"image": "b.nii", key: False}], Path("x.json"))
+    read_entries([{"image": "a.nii", key: False}], Path("x.json"))
+
+
+@pytest.mark.parametrize("key", ["val_fold", "outer_fold", "validationFold"])
+def test_folds_of_validation_in_other_spellings_count(key):
+    found = read_entries([{"image": f"{n}.nii", key: n % 2} for n in range(4)], Path("x.json"))
+    assert [entry.fold for entry in found] == [0, 1, 0, 1]

@@ -1,6 +1,7 @@
 """Splitting a cohort on disk: stated subsets are kept, excluded cases are reported, one image is one patient."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -259,9 +260,12 @@ def test_pairs_of_one_image_and_empty_images_are_reported(tmp_path):
 def test_a_file_that_is_both_source_and_target_is_no_wrong_copy():
     """With domains, every scan is both; with channels, both are in one 4D file."""
     file, other = Path("a.nii.gz"), Path("b.nii.gz")
-    assert _content_warnings([Case("a", "a", (file,), (file,))], {file: "1"}) == []
-    assert len(_content_warnings([Case("a", "a", (file,), (other,))], {file: "1", other: "1"})) == 1
-    (text,) = _content_warnings([Case("a", "a", (file,), (file,))], {file: None})
+    both = Case("a", "a", (file,), (file,))
+    assert _content_warnings([both], {file: "1"}, True) == []
+    assert _content_warnings([replace(both, channels=((0,), (1,)))], {file: "1"}, False) == []
+    assert len(_content_warnings([both], {file: "1"}, False)) == 1
+    assert len(_content_warnings([Case("a", "a", (file,), (other,))], {file: "1", other: "1"}, False)) == 1
+    (text,) = _content_warnings([both], {file: None}, True)
     assert text.count("a.nii.gz") == 1
 
 
@@ -288,3 +292,13 @@ def test_a_masked_background_that_is_not_there_is_told(tmp_path):
     settings = small_settings(data={"root": str(root)}, intensity={"source": codec, "target": CT})
     prepare(settings, tmp_path / "run", say=messages.append)
     assert any("which background=0 takes for masked" in text for text in messages)
+
+
+def test_one_file_listed_as_source_and_target_is_told(tmp_path):
+    root = write_cohort(tmp_path / "cohort")
+    entries = [{"source": f"source/case{i}.nii.gz", "target": f"target/case{i}.nii.gz"} for i in range(4)]
+    entries[1]["target"] = entries[1]["source"]
+    (root / "list.json").write_text(json.dumps(entries))
+    messages = []
+    prepare(small_settings(data={"root": str(root / "list.json")}), tmp_path / "run", say=messages.append)
+    assert any("source and target of case1 are the same image" in text for text in messages)
