@@ -56,7 +56,7 @@ def test_numbers_stay_numbers():
 
 
 def test_only_the_spreadsheet_module_writes_csv():
-    """No other module writes CSV itself: its names would not be escaped."""
+    """No other module writes CSV itself: its names would not be escaped. The peers are what others would write."""
     root = Path(medgen.__file__).parent
     files = [
         p for folder in (root, root.parent / "pipelines", root.parent / "benchmarks") for p in folder.rglob("*.py")
@@ -64,6 +64,7 @@ def test_only_the_spreadsheet_module_writes_csv():
     writing = {
         path.relative_to(root.parent).as_posix()
         for path in files
+        if path.parent.name != "peers"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr in ("writer", "DictWriter", "to_csv", "savetxt")
     }
