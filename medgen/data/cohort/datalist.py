@@ -250,6 +250,21 @@ def patient_name(value: Any) -> str:
     return text.split(".")[0] if re.fullmatch(r"-?\d+\.0+", text) else text
 
 
+def unread_keys(entries: Sequence[Entry]) -> list[str]:
+    """Return the keys of the entries that nothing reads, sorted: they could mean a split, a group or a patient."""
+
+    def is_read(key: str) -> bool:
+        bare = _unprefixed(key)
+        named = (*IMAGE_KEYS, "name", *PATIENT_KEYS, *PART_KEYS, *UNREAD_PARTS)
+        return key in named or bare in UNREAD_PARTS or any(p.fullmatch(key) for p in (PATIENT, FOLD))
+
+    keys = {key for entry in entries for key, value in entry.content.items() if value not in (None, "")}
+    columns = {key: [entry.content.get(key) for entry in entries] for key in keys if not is_read(key)}
+    flags = {key for key, values in columns.items() if part_of(_unprefixed(key)) and any(_flag(key, v) for v in values)}
+    parts = {key for key in _part_keys([entry.content for entry in entries])}
+    return sorted(columns.keys() - flags - parts)
+
+
 def _fold(value: Any, path: Path) -> int | None:
     """Parse a fold number; 0.0, "0.0" and "fold_0" give 0. Return None for no fold, written as null, "" or -1."""
     if isinstance(value, str) and (

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medgen.data.cohort.datalist import Entry, folds_of, read_entries, with_fold
+from medgen.data.cohort.datalist import Entry, folds_of, read_entries, unread_keys, with_fold
 from medgen.data.cohort.datalist_checks import (
     count_mismatches,
     distinct_names,
@@ -42,6 +42,10 @@ def datalist(path: Path, contrasts: Contrasts, fold: int | None = 0) -> Found:
     warnings = count_mismatches(table, entry_counts(entries, table), path)
     folds = folds_of(entries)
     warnings += entries_without_fold_warning(entries, path)
+    if unread := unread_keys(entries):
+        warnings.append(
+            f"{path}: the entries' keys {shortened_list(unread)} are not used; see docs/reference/cohorts.md"
+        )
     if any(e.fold is not None for e in entries) and not folds:
         warnings.append(f"{path} has folds and a validation list; the validation list is used")
     entries, absent = _split_off_absent(with_fold(entries, fold, path), path)

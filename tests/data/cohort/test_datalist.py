@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusal import refused
 
-from medgen.data.cohort.datalist import PARTS, patient_name, read_entries
+from medgen.data.cohort.datalist import PARTS, patient_name, read_entries, unread_keys
 from medgen.data.cohort.datalist_checks import distinct_names
 from medgen.data.cohort.read import read_cohort
 from medgen.io.volume import Volume
@@ -373,3 +373,22 @@ def test_a_flag_of_held_out_cases_is_refused(key):
 def test_folds_of_validation_in_other_spellings_count(key):
     found = read_entries([{"image": f"{n}.nii", key: n % 2} for n in range(4)], Path("x.json"))
     assert [entry.fold for entry in found] == [0, 1, 0, 1]
+
+
+def test_keys_that_are_not_used_are_named():
+    """A column that states a split in a spelling that is not known would else be ignored without a word."""
+    rows = [
+        {
+            "image": f"{n}.nii",
+            "label": "x",
+            "Subject ID": n,
+            "fold": n % 2,
+            "is_test": n == 3,
+            "Site": "a",
+            "val_set_2": n,
+        }
+        for n in range(4)
+    ]
+    assert unread_keys(read_entries(rows, Path("x.json"))) == ["site", "valset2"]
+    rows = [{"image": f"{n}.nii", "partition": ("train", "test")[n % 2], "age": None} for n in range(4)]
+    assert unread_keys(read_entries(rows, Path("x.json"))) == []
