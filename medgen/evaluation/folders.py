@@ -11,9 +11,12 @@ import numpy as np
 from medgen.data.labels.names import label_names
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
+from medgen.io.label_headers import header_names
 from medgen.io.paths import case_name
 from medgen.io.read import find_volumes, read_volume
 from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry, to_canonical
+
+NUMBERED = re.compile(r"(segment|label|class|region|roi)[\s_-]*\d*$", re.IGNORECASE)  # a name that says nothing
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Folders:
             the prediction if there is no reference); roles without a file are absent.
         inputs_by_role: the path that the user gave for each role.
         extra: predictions without a reference.
-        names: {label value: structure}.
+        names: {label value: structure}, of the table beside the label maps, else of the first header that has one.
     """
 
     cases: Mapping[str, Mapping[str, Path]]
@@ -78,17 +81,30 @@ def match_folders(inputs_by_role: Mapping[str, Path | None], selected: Collectio
     files_by_case = {case: {role: files[case] for role, files in found.items() if case in files} for case in cases}
     extra = [file for name, file in found["prediction"].items() if name not in cases]
     label_roles = ("labels", "prediction_labels")
-    names: dict[str, dict[int, str]] = {role: label_names(paths[role]) for role in label_roles if role in paths}
-    _check_same_label_values(names, paths)
-    return Folders(files_by_case, paths, extra, names.get("labels", {}))
+    tables: dict[str, dict[int, str]] = {role: label_names(paths[role]) for role in label_roles if role in paths}
+    names = tables.get("labels", {})
+    if names and tables.get("prediction_labels"):
+        _check_same_label_values(names, paths["labels"], tables["prediction_labels"], paths["prediction_labels"])
+    if not names:
+        labels = [files["labels"] for files in files_by_case.values() if "labels" in files]
+        names = next(filter(None, map(header_names, labels)), {})
+    return Folders(files_by_case, paths, extra, names)
 
 
-def _check_same_label_values(names: Mapping[str, Mapping[int, str]], paths: Mapping[str, Path]) -> None:
-    """Raise InputError if the label maps of predictions use different values for the same structures.
+def check_header_names(files: Mapping[str, Path], names: Mapping[int, str]) -> None:
+    """Raise InputError if a label map's own header gives the values other names than ``names``: {value: structure}."""
+    for role in sorted({"labels", "prediction_labels"} & files.keys()):
+        found = {value: name for value, name in header_names(files[role]).items() if value and not NUMBERED.match(name)}
+        _check_same_label_values(names, "the table of the evaluation", found, files[role])
+
+
+def _check_same_label_values(
+    reference_names: Mapping[int, str], reference: Path | str, found: Mapping[int, str], where_found: Path
+) -> None:
+    """Raise InputError if label maps use different values for the same structures.
 
     Labels are compared by value, so a liver would be compared with a spleen.
     """
-    reference_names, found = names.get("labels", {}), names.get("prediction_labels", {})
     if not reference_names:
         return
     plain = {value: _plain(name) for value, name in reference_names.items()}
@@ -100,7 +116,7 @@ def _check_same_label_values(names: Mapping[str, Mapping[int, str]], paths: Mapp
             other = f" and {value} as {reference_names[value]}" if value in reference_names else ""
             raise InputError(
                 "labels-tables-differ",
-                f"{paths['prediction_labels']} has {name} as {value} in its table of labels, but {paths['labels']} has "
+                f"{where_found} has {name} as {value} in its table of labels, but {reference} has "
                 f"{where}{other}; use the same table for both",
             )
 

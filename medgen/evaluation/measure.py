@@ -10,7 +10,7 @@ import numpy as np
 from medgen.data.body_mask import body_mask, foreground_mask, looks_like_hu
 from medgen.data.cohort.content import content_hash
 from medgen.errors import InputError
-from medgen.evaluation.folders import read_case
+from medgen.evaluation.folders import check_header_names, read_case
 from medgen.evaluation.metrics import voxelwise as fidelity
 from medgen.evaluation.metrics.catalogue import SLICE_JUMP, pair_metrics
 from medgen.evaluation.metrics.challenges import organ_scores
@@ -67,6 +67,7 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
     Raises:
         InputError: the case cannot be measured; the message gives the reason.
     """
+    check_header_names(files, measures.names)
     volumes = read_case(files)
     leading = "reference" if "reference" in volumes else "prediction"
     hu = looks_like_hu(volumes[leading].data)

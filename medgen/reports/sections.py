@@ -208,7 +208,8 @@ def _numbers(systems: Systems, names: Sequence[str]) -> Table | None:
     for name in names:
         entry = measure(name, systems[0])
         stats = [system.summary.metrics.get(name, Statistics()) for system in systems]
-        best = (max if entry.higher else min)(filter(None, map(_mean_rank_key, stats)), default=None)
+        ranked = stats if len({_measured(system, name) for system in systems}) == 1 else []
+        best = (max if entry.higher else min)(filter(None, map(_mean_rank_key, ranked)), default=None)
         row = [text_cell(entry.title)]
         if systems[0].has_source:
             row.append(estimate(systems[0].summary.metrics.get(f"source_{name}"), entry.digits))
@@ -217,8 +218,16 @@ def _numbers(systems: Systems, names: Sequence[str]) -> Table | None:
             for system_stats in stats
         ]
         rows.append(row)
-    note = "Bold: the best mean. The paired comparison shows whether differences are statistically significant. "
+    note = (
+        "Bold: the best mean, where all systems have the same cases. The paired comparison shows whether differences "
+        "are statistically significant. "
+    )
     return Table(heads, rows, note + about_infinite(rows, SAME))
+
+
+def _measured(system: System, name: str) -> frozenset[str]:
+    """Return the names of the cases that have the metric."""
+    return frozenset(case.name for case in system.cases if not math.isnan(case.metrics.get(name, math.nan)))
 
 
 def _mean_rank_key(stats: Statistics) -> tuple[float, float] | None:

@@ -41,6 +41,7 @@ class Facts:
     """What was found in a cohort. Spacings and extents are in mm, on RAS axes.
 
     ``removal``: contrast medium is in the sources and not in the targets. ``apart``: pairs that are misaligned.
+    ``unmeasured``: pairs whose alignment was tried and could not be measured.
     """
 
     root: Path
@@ -57,6 +58,7 @@ class Facts:
     voxels: tuple[int, int, int]
     one_grid: bool
     apart: tuple[str, ...]
+    unmeasured: tuple[str, ...]
     warnings: tuple[str, ...]
 
     @property
@@ -77,6 +79,11 @@ class Facts:
             *(["pairs lie on one grid" if self.one_grid else "pairs lie on different grids"] if self.paired else []),
             *(["contrast medium is in the sources and not in the targets"] if self.removal else []),
             *([f"misaligned pairs: {shortened_list(self.apart)}"] if self.apart else []),
+            *(
+                [f"pairs whose alignment could not be measured: {shortened_list(self.unmeasured)}; look at them"]
+                if self.unmeasured
+                else []
+            ),
         ]
 
 
@@ -127,6 +134,7 @@ def look(root: Path, sources: tuple[str, ...] = ("source",), targets: tuple[str,
         voxels=(int(voxels[0]), int(voxels[1]), int(voxels[2])),
         one_grid=one_grid,
         apart=tuple(name for name, moved in found if moved is not None and moved.median > moved.limit),
+        unmeasured=tuple(name for name, moved in found if moved is None),
         warnings=tuple(cohort.warnings),
     )
 

@@ -4,13 +4,14 @@ import json
 import os
 from unicodedata import normalize
 
+import nibabel as nib
 import numpy as np
 import pytest
 from labelled import save
 from refusal import refused
 
 from medgen.data.labels.names import label_names
-from medgen.evaluation.folders import match_folders, read_case
+from medgen.evaluation.folders import check_header_names, match_folders, read_case
 
 NAMES = {1: "aorta", 3: "portal_vein"}
 
@@ -94,3 +95,40 @@ def test_names_match_in_any_encoding_of_accents(tmp_path):
         save(tmp_path / folder / "b.nii.gz", np.zeros((4, 4, 4), np.int16))
     found = match_folders({role: tmp_path / role for role in ("reference", "prediction", "source")})
     assert not found.extra and all(len(files) == 3 for files in found.cases.values()) and len(found.cases) == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "in_header", "differs"),
+    [
+        ({"liver": 1, "bone": 2}, {1: "bone", 2: "liver"}, True),
+        ({"liver": 1, "bone": 2}, {0: "air", 1: "Liver", 2: "bone", 9: "spleen"}, False),
+        ({"liver": 1, "bone": 2}, {1: "Segment_1", 2: "Segment_2"}, False),
+        (None, {1: "liver", 2: "bone"}, False),
+        (None, {1: "bone", 2: "liver"}, True),
+    ],
+)
+def test_names_in_the_header_of_label_maps_agree_with_the_table_or_the_first_header(
+    tmp_path, table, in_header, differs
+):
+    """TotalSegmentator and 3D Slicer write the names into the file."""
+
+    def with_header(folder, names):
+        file = tmp_path / folder / "a.nii.gz"
+        image = nib.load(file)
+        text = "".join(f'<Label Key="{value}"><![CDATA[{name}]]></Label>' for value, name in names.items())
+        image = nib.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine)
+        image.header.extensions.append(nib.nifti1.Nifti1Extension(30, text.encode()))
+        nib.save(image, file)
+
+    matched(tmp_path, table, None)
+    if table is None:
+        with_header("labels", {1: "liver", 2: "bone"})
+    with_header("plabels", in_header)
+    folders = match_folders({role: tmp_path / role for role in ("prediction", "labels")})
+    assert folders.names == {1: "liver", 2: "bone"}
+    files = {"labels": tmp_path / "labels/a.nii.gz", "prediction_labels": tmp_path / "plabels/a.nii.gz"}
+    if differs:
+        with refused("labels-tables-differ", names="plabels/a.nii.gz"):
+            check_header_names(files, folders.names)
+    else:
+        check_header_names(files, folders.names)

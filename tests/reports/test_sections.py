@@ -70,6 +70,13 @@ def test_the_best_mean_is_that_of_all_values(monkeypatch, measure, ours, theirs,
     assert "".join(name for name, cell in zip("ab", row[-2:], strict=True) if cell.tone == "strong") == strong
 
 
+def test_means_of_other_cases_are_not_called_the_best(monkeypatch):
+    monkeypatch.setattr("medgen.reports.sections.headline", lambda: ("psnr",))
+    table = main_numbers([system("a", [30.0, math.nan], measure="psnr"), system("b", [31.0, 25.0], measure="psnr")])
+    assert not any(cell.tone == "strong" for cell in table.rows[0])
+    assert "where all systems have the same cases" in table.note
+
+
 def test_cases_count_also_where_they_are_infinite():
     found = all_measures([system("a", [math.inf, 40.0, 42.0], measure="mask_psnr")])
     _, mean, spread, median, cases = [cell.text for cell in found.rows[0]]

@@ -52,6 +52,16 @@ def test_pairs_of_ct_with_and_without_contrast_medium_use_the_shipped_model(tmp_
     assert not facts.removal and "start_from" not in yaml.safe_load(plan(facts))["train"]
 
 
+def test_pairs_whose_alignment_cannot_be_measured_are_named(tmp_path, monkeypatch):
+    for i in range(2):
+        save(tmp_path / f"case{i}/t1.nii.gz", brain(i))
+        save(tmp_path / f"case{i}/t2.nii.gz", brain(i))
+    monkeypatch.setattr("medgen.training.plan.misalignment", lambda source, target: None)
+    facts = look(tmp_path, ("t1",), ("t2",))
+    assert facts.unmeasured == ("case0", "case1")
+    assert any("could not be measured: case0, case1" in line for line in facts.lines())
+
+
 @pytest.mark.parametrize("masked", [True, False])
 def test_mr_pairs(tmp_path, masked):
     for i in range(6):
