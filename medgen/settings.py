@@ -173,7 +173,9 @@ class Codec(Section):
         "(for windows that contrast medium exceeds); clip: lost",
     )
     background: float | None = Field(
-        None, description="exact value of masked voxels (0 in skull-stripped MR), encoded separately from dark tissue"
+        None,
+        description="exact value of masked voxels (0 in skull-stripped MR), encoded separately from dark tissue; with "
+        "percentile and zscore, an image with less than 5 % of such voxels counts as not masked",
     )
     follow: bool = Field(
         False,

@@ -10,7 +10,7 @@ import numpy as np
 
 from medgen.data.cache import Channels
 from medgen.data.case_reader import CaseReader, Side, reference_image
-from medgen.data.cohort.modality import modality_warnings
+from medgen.data.cohort.modality import mask_warnings, modality_warnings
 from medgen.data.cohort.read import Cohort, check_pairs
 from medgen.data.cohort.read_split import Content, read_split
 from medgen.data.intensity import Range, typical_range
@@ -103,7 +103,7 @@ def _patch_data(train: list[Case], domains: dict[str, int], cohort: Cohort, read
     siblings = _siblings(train, settings)
     sources = {c.name: reader.source(c) for c in train if c.source}
     targets = {c.name: reader.target(c) for c in train if c.target}
-    for text in modality_warnings(settings, sources, targets):
+    for text in (*modality_warnings(settings, sources, targets), *mask_warnings(settings, sources, targets)):
         reader.say(f"warning: {text}")
     return PatchData(sources, targets, labels, centres, domains, siblings)
 

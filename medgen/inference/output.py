@@ -143,9 +143,10 @@ def sheared_grid_warnings(targets: Sequence[Path], volume: Volume) -> list[str]:
     axes = volume.affine[:3, :3] / volume.spacing
     if not has_ending(targets[0], NIFTI_ENDINGS) or np.abs(axes.T @ axes - np.eye(3)).max() < 1e-3:
         return []
+    other = "mha" if volume.frames is None else "dicom or mha"
     return [
         "the grid is sheared (tilted gantry): NIfTI stores this in the sform, which nibabel reads and ITK-based "
-        "programs refuse; use --format dicom or mha, or resample the scan first"
+        f"programs refuse; use --format {other}, or resample the scan first"
     ]
 
 

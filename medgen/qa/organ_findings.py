@@ -19,6 +19,9 @@ from medgen.terminology import structure_of
 FAIL_FACTOR = 1.5  # a larger multiple of organ_error off the truth fails; below it asks for review
 # A structure that fills less than SPARSE of its bounding box is marked around its largest error only, within NEAR_MM.
 SPARSE, NEAR_MM = 0.25, 24.0
+# Share of fat or air in a solid organ from which its label does not fit. Label maps of other patients (12 phantoms): at
+# least one organ is above it in 132 of 132; right ones have at most 0.1 %, those of two real scans 0.4 %.
+FATTY_SHARE = 0.05
 FAIL_HU = 10.0  # more HU beyond a range fail; fewer ask for review
 
 
@@ -48,6 +51,8 @@ def organ_findings(case: Checked, measure_organs: Sequence[Organ], by: str) -> N
 
 def _darker_than_possible(case: Checked, organ: Organ) -> bool:
     """Whether a structure is darker in the input than without contrast medium, which only brightens."""
+    if organ.fatty > FATTY_SHARE:
+        return True
     limits = _range(case, organ)
     if limits is None:
         return False
@@ -57,17 +62,21 @@ def _darker_than_possible(case: Checked, organ: Organ) -> bool:
 
 def _labels_do_not_fit(case: Checked, organs: Sequence[Organ], by: str) -> None:
     """Add a finding for labels that lie in other tissue: of another patient, or on another grid."""
-    shown = ", ".join(
-        f"{organ.name.replace('_', ' ')} has {min(organ.region[0], organ.core[0] if organ.core else np.inf):.0f} HU"
-        for organ in organs[:3]
-    )
+    shown = ", ".join(map(_too_dark, organs[:3]))
     more = f" and {len(organs) - 3} more" if len(organs) > 3 else ""
     maps = "label map" if by == "labels" else "segmentation"
     text = (
-        f"The {maps} does not fit the input: {shown}{more} in the input, which is too dark with or without contrast "
+        f"The {maps} does not fit the input: {shown}{more}, which is too dark with or without contrast "
         "medium. Numbers of labelled structures of this case mean little."
     )
     case.add("anatomy", "review", text, _of_label(case, organs[0].name), by=by)
+
+
+def _too_dark(organ: Organ) -> str:
+    name = organ.name.replace("_", " ")
+    if organ.fatty > FATTY_SHARE:
+        return f"{organ.fatty:.0%} of the inside of {name} have the HU of fat or air"
+    return f"{name} has {min(organ.region[0], organ.core[0] if organ.core else np.inf):.0f} HU"
 
 
 def region_limits(case: Checked, organ: Organ, truth: bool) -> tuple[float, float] | None:

@@ -76,7 +76,8 @@ def record_ancestors(
 
     Args:
         training_data: record of this training, changed in place: "ancestors" = {content hash: case} of the images that
-            the model, and the models that it was started from, were trained or selected with.
+            the model, and the models that it was started from, were trained or selected with. No warning about cases
+            that were also validation cases of the model: its weights have not seen them.
         earlier: record of the run that is resumed, which holds them already.
     """
     if earlier is not None:
@@ -85,10 +86,12 @@ def record_ancestors(
     theirs = read_info(model_folder(model))[0].training_data
     training_data["ancestors"] = ancestors = {**theirs.get("ancestors", {}), **theirs.get("images", {})}
     held_out = set(training_data.get("validation", ()))
-    seen = sorted({case for image, case in training_data["images"].items() if image in ancestors and case in held_out})
+    unseen = {image for image, case in theirs.get("images", {}).items() if case in theirs.get("validation", ())}
+    trained = ancestors.keys() - (unseen - theirs.get("ancestors", {}).keys())
+    seen = sorted({case for image, case in training_data["images"].items() if image in trained and case in held_out})
     if seen:
         say(
-            f"warning: {model} was trained or selected with {len(seen)} of the {len(held_out)} validation cases "
+            f"warning: {model} was trained with {len(seen)} of the {len(held_out)} validation cases "
             f"({', '.join(seen[:5])}{' ...' if len(seen) > 5 else ''}): the best checkpoint is chosen on images that "
             "its weights have seen; use the split of that training (data.split)"
         )

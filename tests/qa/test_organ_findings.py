@@ -130,6 +130,15 @@ def test_the_verdict_names_the_limits_of_every_region(patient):
     assert verdict.values["region_hu_aorta"] > verdict.regions["aorta"][1]
 
 
+def test_labels_of_another_patient_are_told(patient):
+    """Most of each organ overlaps with the right one, so that its mean HU is possible."""
+    other = make_patient(78, size=patient.labels.shape, spacing=MM, phase="portal_venous")
+    swapped = type(patient)(patient.contrast, patient.noncontrast, other.labels, patient.affine, "portal_venous")
+    for truth in (None, patient.noncontrast):
+        texts = [r.text for r in checked(patient.contrast, patient.noncontrast, swapped, truth).reasons]
+        assert any("does not fit the input" in text and "of the inside of" in text for text in texts)
+
+
 def test_labels_of_another_place_are_told_and_the_output_is_not_blamed(patient):
     """Mirrored labels: the left kidney lies in fat or bowel, and so on."""
     away = type(patient)(patient.contrast, patient.noncontrast, patient.labels[::-1], patient.affine, "portal_venous")

@@ -8,6 +8,7 @@ import numpy as np
 from medgen.data.body_mask import looks_like_hu
 from medgen.data.cache import Channels
 from medgen.data.cohort.layouts import shortened_list
+from medgen.data.intensity import Range
 from medgen.settings import Codec, Settings
 
 CHECKED_CASES = 20  # cases checked on each side
@@ -25,6 +26,29 @@ def modality_warnings(
     """
     sides = (("source", settings.intensity.source, sources), ("target", settings.intensity.target, targets))
     return [text for side, intensity, images in sides if (text := _misfit(side, intensity, images))]
+
+
+def mask_warnings(settings: Settings, sources: Mapping[str, Channels], targets: Mapping[str, Channels]) -> list[str]:
+    """Warn about images without the masked background that the other images have; see `data.intensity.fit_range`.
+
+    Args:
+        sources, targets: case → its images.
+    """
+    masked: dict[bool, list[str]] = {True: [], False: []}
+    for side, intensity, images in (
+        ("source", settings.intensity.source, sources),
+        ("target", settings.intensity.target, targets),
+    ):
+        if intensity.kind not in ("window", "labels") and intensity.background is not None:
+            for case, channels in images.items():
+                codes = [channel.range for channel in channels if isinstance(channel.range, Range)]
+                masked[all(code.background is not None for code in codes)].append(f"{case} ({side})")
+    if not (masked[True] and masked[False]):
+        return []
+    return [
+        f"{len(masked[False])} images have no masked background, unlike {len(masked[True])} others: "
+        f"{shortened_list(masked[False])}; mask all images of the cohort, or none"
+    ]
 
 
 def _misfit(side: str, intensity: Codec, images: Mapping[str, Channels]) -> str | None:

@@ -114,7 +114,8 @@ def _by_content(
     images = {c.name: [*([] if settings.label_source else c.source), *c.target] for c in cases}
     hashes = content_hashes((file for files in images.values() for file in files), folder)
     content = {name: {h for file in files if (h := hashes[file])} for name, files in images.items()}
-    for text in _content_warnings([] if settings.label_source else cases, hashes, bool(settings.data.domains)):
+    one_side = bool(settings.data.domains) or settings.data.sources == settings.data.targets
+    for text in _content_warnings([] if settings.label_source else cases, hashes, one_side):
         say(f"warning: {text}")
     known = {c.name: cohort.records.by_images(cohort.known[c.name], sorted(content[c.name])) for c in cases}
     renamed = [case.name for case in cases if known[case.name].synthetic and not case.synthetic]
@@ -133,10 +134,10 @@ def _by_content(
     ], content
 
 
-def _content_warnings(cases: list[Case], hashes: Mapping[Path, str | None], domains: bool) -> list[str]:
+def _content_warnings(cases: list[Case], hashes: Mapping[Path, str | None], one_side: bool) -> list[str]:
     """Warn about images that teach nothing: of one value, or a source and a target that are the same image."""
-    # With domains, a scan is both; with channels, both are in one file.
-    pairs = [] if domains else [c for c in cases if not (any(c.channels) and set(c.source) & set(c.target))]
+    # With domains, or the same folder for both, a scan is source and target; with channels, both are in one file.
+    pairs = [] if one_side else [c for c in cases if not (any(c.channels) and set(c.source) & set(c.target))]
     same = [c.name for c in pairs if {hashes[f] for f in c.source} & {hashes[f] for f in c.target} - {None}]
     files = dict.fromkeys(file for c in cases for file in (*c.source, *c.target))
     empty = [file.name for file in files if hashes[file] is None]

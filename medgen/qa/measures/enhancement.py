@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian
 from medgen.qa.measures.rendition import mean_bounds
-from medgen.terminology import is_enhancing, is_pathology, is_vessel, structure_of
+from medgen.terminology import is_enhancing, is_pathology, is_vessel, structure_of, words
 
 Phase = Literal["none", "arterial", "portal_venous", "late", "unknown"]
 
@@ -43,6 +43,10 @@ CALCIUM_ABOVE_BLOOD = 40.0  # HU of the source by which calcium exceeds enhanced
 # position in the grid leaves on average 1/8 of the contrast in the voxels labelled as inside, and a step of 3/4 to the
 # next voxel.
 PARTIAL_VOLUME_SHARE = 1 / 6
+# Organs without fat or air inside. Below FATTY_HU, after smoothing by FATTY_MM against noise, a voxel is neither blood
+# nor parenchyma, with or without contrast medium; a steatotic liver stays above it.
+SOLID = {"aorta", "inferior_vena_cava", "kidney", "spleen", "liver"}
+FATTY_HU, FATTY_MM = -30.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Organ:
             one in liver.
         calcium: increase of ``region`` in the second image by calcium in a vessel wall; 0 for other structures and
             without a second image.
+        fatty: share of the core of a solid organ that is as dark as fat or air in the first image; 0 for others.
     """
 
     name: str
@@ -76,6 +81,7 @@ class Organ:
     core: tuple[float, ...] | None
     partial: tuple[float, ...]
     calcium: float = 0.0
+    fatty: float = 0.0
 
 
 def measure_organs(
@@ -124,7 +130,18 @@ def _organ(
         tuple(partial_volume(v, inside) for v in images),
     )
     calcium = _calcium(values[0], values[1]) if len(values) > 1 and is_vessel(name) else 0.0
-    return Organ(name, int(inside.sum()), (x, y, z), means, medians, partial, calcium)
+    fatty = _fatty(images[0], core, spacing) if medians and _is_solid(name) else 0.0
+    return Organ(name, int(inside.sum()), (x, y, z), means, medians, partial, calcium, fatty)
+
+
+def _is_solid(name: str) -> bool:
+    return structure_of(name) in SOLID or words(name) == ("heart",)
+
+
+def _fatty(image: np.ndarray, core: np.ndarray, spacing: Sequence[float]) -> float:
+    """Share of the core that is as dark as fat or air, where labels of another patient or place lie."""
+    smooth = gaussian(image.astype(np.float32), [max(MIN_SIGMA, FATTY_MM / s) for s in spacing])
+    return float((smooth[core] < FATTY_HU).mean())
 
 
 def _calcium(source: np.ndarray, output: np.ndarray) -> float:
