@@ -11,6 +11,7 @@ import typer
 from medgen.commands.augment import augment
 from medgen.commands.contrast import simulate_contrast
 from medgen.commands.doctor import doctor
+from medgen.commands.json_output import OPTION, add_errors, add_result, run_for_scripts
 from medgen.commands.phantom import phantom
 from medgen.commands.plan import plan, settings_for
 from medgen.commands.sample import sample
@@ -22,6 +23,7 @@ from medgen.commands.shared import (
     RayCommand,
     Workers,
     cluster_of,
+    config_names,
     finish,
     interruptible,
     kept_in,
@@ -35,7 +37,6 @@ from medgen.io.names import print_line
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="3D medical image translation: train, convert cohorts, and measure whether the result can be trusted.",
@@ -58,6 +59,9 @@ def main_options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    json: Annotated[
+        bool, typer.Option(OPTION, help="Print one JSON object for scripts; any place on the command line will do.")
+    ] = False,
 ) -> None:
     pass
 
@@ -68,7 +72,8 @@ def train(
         str,
         typer.Argument(
             help="YAML file, the name of a config that medgen configs lists, or auto: chosen from data.root, as by "
-            "medgen plan."
+            "medgen plan.",
+            autocompletion=config_names,
         ),
     ],
     overrides: Annotated[
@@ -96,6 +101,7 @@ def train(
 
     with interruptible(lambda: saved_steps(out)):
         run(settings, out, resume=resume, say=print_line, overwrite=overwrite)
+    add_result(run=out, models=[folder for name in ("best", "last") if (folder := out / name).is_dir()])
 
 
 app.command()(phantom)
@@ -190,6 +196,7 @@ def evaluate(
     from medgen.evaluation.features.named import named_extractor
     from medgen.evaluation.inputs import Inputs, Options
     from medgen.io.claim import check_output_is_not_input, claimed
+    from medgen.io.text import read_json
     from medgen.qa.run import named_checks
     from medgen.reports.evaluation import write_report
 
@@ -230,6 +237,7 @@ def evaluate(
     for line in console_lines(result):
         print_line(line)
     print_line(f"report: {out / 'report.html'}")
+    add_result(report=out / "report.html", summary=read_json(out / "summary.json"))
     sections = [f"{failure.case}: {failure.error}" for failure in result.failures if failure.section]
     cases = [f"{failure.case}: {failure.error}" for failure in result.failures if not failure.section]
     finish(cases, len(cases) + len(result.cases), sections)
@@ -252,6 +260,7 @@ def report(
     with adding_files(out, out.with_suffix(".pdf"), overwrite=overwrite):
         write_report(results, out, title=title, names=names.split(",") if names else None)
     print_line(f"report: {out}")
+    add_result(report=out)
 
 
 @app.command()
@@ -259,7 +268,7 @@ def configs() -> None:
     """List the configs included in medgen, for medgen train NAME."""
     from medgen.config import configs as shipped
 
-    found = shipped()
+    add_result(configs=(found := shipped()))
     width = max(map(len, found), default=0)
     for name, about in found.items():
         print(f"{name:{width}s}  {about}")
@@ -270,14 +279,23 @@ def models() -> None:
     """List the trained models included in medgen, for medgen translate NAME INPUT OUTPUT."""
     from medgen.models import shipped
 
-    found = shipped()
+    add_result(models=(found := shipped()))
     width = max(map(len, found), default=0)
     for name, about in found.items():
         print(f"{name:{width}s}  {about}")
 
 
 def main() -> None:
-    """Entry point. Errors that the user can fix are printed in one line, with exit code 2."""
+    """Entry point; ``--json`` may stand at any place, see `json_output`."""
+    if OPTION not in sys.argv[1:]:
+        return _run()
+    arguments = [argument for argument in sys.argv[1:] if argument != OPTION]
+    sys.argv[1:] = arguments
+    run_for_scripts(_run, arguments)
+
+
+def _run() -> None:
+    """Errors that the user can fix are printed in one line, with exit code 2."""
     try:
         app()
     except BrokenPipeError:
@@ -291,6 +309,7 @@ def main() -> None:
             file_name = error.filename or "a file"
             text = f"{file_name} cannot be used ({error.strerror}); check the path, its permissions and the disk"
         print_line(f"medgen: error: {text}", error=True)
+        add_errors(text, code=error.code if isinstance(error, InputError) else None)
         sys.exit(REFUSED)
 
 

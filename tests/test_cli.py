@@ -17,6 +17,7 @@ from small import SMALL_METHOD, make_model, small_settings, write_cohort
 
 from medgen import cli
 from medgen.checkpoint import FORMAT, save_model
+from medgen.commands.shared import config_names, model_names
 from medgen.io.atomic import atomic_folder
 
 
@@ -84,6 +85,33 @@ def assert_refused(result, *words):
 
 
 # Working calls
+
+
+def test_output_for_scripts_is_one_object(run, model_folder, cohort, tmp_path):
+    scans = tmp_path / "scans"
+    good(scans / "a.nii.gz")
+    (scans / "b.nii.gz").write_bytes(b"no volume")
+    code, out, err = run("translate", model_folder, scans, "--json", tmp_path / "out")
+    found = json.loads(out)
+    assert code == found["exit_code"] == 2 and "[1/2] a: converted" in err and "--json" not in found["command"]
+    assert {case["case"]: case["status"] for case in found["cases"]} == {"a": "converted", "b": "failed"}
+    assert found["errors"] == [case["error"] for case in found["cases"] if case["error"]]
+    code, out, err = run("--json", "translate", tmp_path / "gone", scans, tmp_path / "out")
+    assert (code, json.loads(out)["error_code"]) == (2, "model-json-missing") and "medgen: error:" in err
+    code, out, _ = run("translate", "--nonsense", "--json")
+    assert (code, json.loads(out)["errors"]) == (2, ["see standard error"])
+    roles = ["--prediction", cohort / "target", "--reference", cohort / "target"]
+    code, out, _ = run("evaluate", *roles, "--out", tmp_path / "results", "--json")
+    summary = json.loads(out)["summary"]
+    assert code == 0 and summary["metrics"]["mae"]["mean"] == 0 and len(summary["cases"]) == 4
+    for command in ("configs", "models", "doctor"):
+        code, out, _ = run(command, "--json")
+        assert code == 0 and json.loads(out)["exit_code"] == 0 and len(json.loads(out)) > 4
+
+
+def test_names_are_completed():
+    assert "ct_contrast_regression" in config_names("ct_") and config_names("au") == ["auto"]
+    assert model_names("ct-n") == ["ct-noncontrast"]
 
 
 def test_version_help_and_doctor(run):

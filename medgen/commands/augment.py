@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from medgen.commands.json_output import add_result
 from medgen.commands.shared import Overwrite, finish, interruptible, kept_in, pick_device
 from medgen.io.names import print_line
 
@@ -82,6 +83,7 @@ def augment(
         results, folds = run(
             labelled, augmenter, out, per_case=per_case, seed=seed, format=format, overwrite=overwrite, done=show
         )
+    add_result(cases=results, folds=folds)
     complete = [entry for entry in results if not entry.error]
     synthetic = sum(entry.synthetic for entry in complete)
     warned = sum(bool(entry.warnings) for entry in results)

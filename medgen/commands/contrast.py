@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medgen.commands.json_output import add_result
 from medgen.commands.shared import Overwrite, finish, interruptible, kept_in
 from medgen.errors import InputError
 from medgen.io.names import print_line
@@ -73,6 +74,7 @@ def simulate_contrast(
             done=_print_case,
             warn=lambda text: print_line(f"warning: {text}"),
         )
+    add_result(cases=results)
     if enhanced := sorted({name for result in results for name in result.enhanced}):
         print_line(f"labels recognised, with their tissue: {', '.join(enhanced)}")
     if unchanged := sorted({name for result in results for name in result.unchanged}):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from medgen.commands.json_output import add_result
 from medgen.commands.shared import finish, names_of
 from medgen.errors import InputError, reason
 from medgen.io.names import print_line
@@ -37,7 +38,9 @@ def _installation() -> None:
 
     from medgen.environment import git_commit, versions
 
-    for name, version in versions().items():
+    found = versions()
+    add_result(versions=found, commit=git_commit(), threads=torch.get_num_threads(), cuda=torch.cuda.device_count())
+    for name, version in found.items():
         print(f"{name:20s} {version}")
     print(f"{'commit':20s} {git_commit() or 'not a checkout'}")
     print(f"{'threads':20s} {torch.get_num_threads()}")
@@ -68,6 +71,7 @@ def _alignment(cohort: Path, sources: tuple[str, ...], targets: tuple[str, ...])
     if alone:
         print_line(f"warning: not measured, because source or target is missing: {shortened_list(alone)}")
     failures, apart, same, unmeasured = [], [], [], []
+    measured = {}
     for case in pairs:
         try:
             source, target = read_volume(case.source[0]), read_volume(case.target[0])
@@ -82,6 +86,7 @@ def _alignment(cohort: Path, sources: tuple[str, ...], targets: tuple[str, ...])
             print_line(f"{case.name}: not measured: no block of {side:.0f} mm lies in the body in both images")
             unmeasured.append(case.name)
             continue
+        measured[case.name] = found
         beyond = found.median > found.limit
         if beyond:
             apart.append(case.name)
@@ -99,4 +104,5 @@ def _alignment(cohort: Path, sources: tuple[str, ...], targets: tuple[str, ...])
             "patient, then register them, or train with method.name=reggan, which learns the deformation (for CT: "
             "config ct_contrast_reggan)"
         )
+    add_result(alignment_mm=measured, misaligned=apart, same_image=same, unmeasured=unmeasured)
     finish(failures, len(pairs))

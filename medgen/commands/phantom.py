@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from medgen.commands.json_output import add_result
 from medgen.commands.shared import Overwrite, interruptible, kept_in, number_parser
 from medgen.io.names import print_line
 
@@ -60,4 +61,5 @@ def phantom(
             progress=lambda i, n, case: print(f"[{i}/{n}] {case}", flush=True),
             overwrite=overwrite,
         )
+    add_result(cohort=out, patients=patients)
     print_line(f"{patients} patients{' per folder' if unpaired else ''} written to {out}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medgen.commands.json_output import add_result
 from medgen.commands.shared import Overwrite, names_of
 from medgen.errors import InputError
 from medgen.io.names import print_line
@@ -34,6 +35,7 @@ def plan(
     facts = look(cohort, names_of(sources, "--sources"), names_of(targets, "--targets"))
     with claimed_file(out, overwrite=overwrite):
         write_text(out, planned(facts, hours))
+    add_result(plan=out, found=facts)
     for line in facts.lines():
         print_line(line)
     print_line(f"plan: {out}; train with: medgen train {out} --out RUN")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from medgen.commands.json_output import add_result
 from medgen.commands.shared import Overwrite, interruptible, kept_in, pick_device
 
 
@@ -31,5 +32,6 @@ def sample(
             overwrite=overwrite,
             done=lambda each, n: print_line(f"[{n + 1}/{count}] {each.case}: {each.status}"),
         )
+    add_result(cases=made)
     print_line(f"{len(made)} images in {out}")
     print("The images are synthetic and not for diagnosis. They are not anonymous: they may show training patients.")

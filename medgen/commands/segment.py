@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from medgen.commands.json_output import add_result
 from medgen.commands.shared import Overwrite, finish, interruptible, kept_in, pick_device
 
 
@@ -51,6 +52,7 @@ def segment(
             overwrite=overwrite,
             done=show,
         )
+    add_result(cases=results)
     counts = {status: sum(entry.status == status for entry in results) for status in ("segmented", "skipped", "failed")}
     print_line(", ".join(f"{n} {status}" for status, n in counts.items()) + f"; output: {output}")
     finish([entry.error for entry in results if entry.error], len(results))

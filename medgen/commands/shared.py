@@ -1,5 +1,6 @@
 """Options and functions shared by several commands."""
 
+import glob
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from medgen.commands.json_output import add_errors
 from medgen.errors import InputError
 from medgen.io.names import print_line
 
@@ -39,6 +41,21 @@ Overwrite = Annotated[
         help="Replace the result of another run in the output folder; files not written by medgen are kept.",
     ),
 ]
+
+
+def config_names(incomplete: str) -> list[str]:
+    """Configs of medgen whose names begin with a text, for the completion of a shell."""
+    from medgen.config import configs
+
+    return [name for name in ("auto", *configs()) if name.startswith(incomplete)]
+
+
+def model_names(incomplete: str) -> list[str]:
+    """Models of medgen whose names begin with a text, for the completion of a shell; folders are completed as well."""
+    from medgen.models import shipped
+
+    folders = [f"{path}/" for path in Path().glob(f"{glob.escape(incomplete)}*") if path.is_dir()]
+    return [*(name for name in shipped() if name.startswith(incomplete)), *folders]
 
 
 def names_of(text: str, option: str) -> tuple[str, ...]:
@@ -119,6 +136,7 @@ def pick_device(name: str) -> str:
 
 def finish(errors: list[str], count: int, faults: Sequence[str] = ()) -> None:
     """Print the errors of cases and the ``faults`` of the whole run; exit with code 2 if there are any."""
+    add_errors(*errors, *faults)
     for error in (*errors, *faults):
         print_line(f"medgen: error: {error}", error=True)
     if errors and count > 1:

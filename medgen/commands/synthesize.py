@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from medgen.commands.json_output import add_result
 from medgen.commands.shared import Overwrite, finish, interruptible, kept_in, pick_device
 
 
@@ -69,6 +70,7 @@ def synthesize(
                 overwrite=overwrite,
                 done=show,
             )
+    add_result(cases=results)
     counts = {status: sum(r.status == status for r in results) for status in ("made", "skipped", "failed")}
     print(", ".join(f"{n} {status}" for status, n in counts.items()))
     print("The images are synthetic and not for diagnosis. They are not anonymous: they show the anatomy of patients.")

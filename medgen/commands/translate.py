@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medgen.commands.json_output import add_result
 from medgen.commands.pacs import Sending, check_pacs, from_server
-from medgen.commands.shared import Overwrite, Ray, Workers, cluster_of, finish, interruptible, kept_in, pick_device
+from medgen.commands.shared import (
+    Overwrite,
+    Ray,
+    Workers,
+    cluster_of,
+    finish,
+    interruptible,
+    kept_in,
+    model_names,
+    pick_device,
+)
 from medgen.errors import InputError
 from medgen.io.names import print_line
 
@@ -22,7 +33,12 @@ VERDICTS = ("pass", "review", "fail")
 
 
 def translate(
-    model: Annotated[Path, typer.Argument(help="Model folder, e.g. RUN/best, or a name that medgen models lists.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Model folder, e.g. RUN/best, or a name that medgen models lists.", autocompletion=model_names
+        ),
+    ],
     input: Annotated[
         Path,
         typer.Argument(
@@ -199,6 +215,7 @@ class _Run:
 
     def finish(self, checked: bool) -> None:
         """Print the counts and end the command with its exit code."""
+        add_result(cases=self.results)
         counts = {status: sum(r.status == status for r in self.results) for status in STATUSES}
         print(", ".join(f"{n} {status}" for status, n in counts.items()))
         if checked and any(r.verdict for r in self.results):
