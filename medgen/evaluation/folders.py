@@ -166,7 +166,7 @@ def _files(path: Path, cases: Mapping[str, Path], role: str) -> dict[str, Path]:
     for file in find_volumes(path):
         case = composed.get(normalize("NFC", case_name(file)), case_name(file))
         if case in found:
-            raise InputError("folder-case-twice", f"{found[case]} and {file} have the same case name; remove one")
+            raise InputError("folder-case-twice", f"{found[case]} and {file} have the same case name; rename one")
         found[case] = file
     if not found:
         option = role.replace("_", "-")
