@@ -76,3 +76,12 @@ def write_folders(root, cases=3, folder="images"):
         save(root / "labels" / f"case{i}.nii.gz", (label * 3).astype(np.uint8))
     (root / "labels.json").write_text('{"lesion": 6, "liver": 3}')
     return root
+
+
+def with_header(path, names):
+    """Write the names of label values into the file, as TotalSegmentator does."""
+    image = nib.load(path)
+    text = "".join(f'<Label Key="{value}"><![CDATA[{name}]]></Label>' for value, name in names.items())
+    image = nib.Nifti1Image(np.array(image.dataobj), image.affine, image.header)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(30, text.encode()))
+    nib.save(image, path)

@@ -27,6 +27,7 @@ from medgen.data.cohort.layouts import (
     by_case,
     case_places,
     folders_without_case,
+    label_case,
     named_file,
     stated_part,
     unsupported_files,
@@ -35,6 +36,7 @@ from medgen.data.cohort.nnunet import is_nnunet, nnunet_ending, other_endings, p
 from medgen.data.cohort.patients import Known, Records, identified, read_provenance
 from medgen.data.cohort.split import stated_folds
 from medgen.data.cohort.split_files import unread_patients, unread_splits
+from medgen.data.labels.names import names_in_header, refuse_other_names
 from medgen.errors import InputError
 from medgen.io.paths import ENDINGS, has_ending, require_path
 from medgen.io.read import read_volume
@@ -277,7 +279,7 @@ def _folds_beside(root: Path) -> Folds:
 def _of_folders(root: Path, folders: Sequence[str]) -> list[LabelledCase]:
     """Return the cases of the layout FOLDER/CASE and labels/CASE."""
     images = {name: by_case(root / name) for name in folders}
-    labels = by_case(root / "labels")
+    labels = by_case(root / "labels", label_case)
     cases = []
     for name in sorted(set().union(labels, *images.values())):
         missing_name = next((folder for folder in folders if name not in images[folder]), None)
@@ -342,6 +344,20 @@ def _dataset(
     content: Mapping[str, Any], table: Path, channels: tuple[str, ...], ending: str, cases: list[LabelledCase]
 ) -> LabelledDataset:
     root = table.parent
+    labels = label_table(content.get("labels"), table)
+    cases = [_with_header_checked(case, labels, table) for case in cases]
     about = {key: str(content[key]) for key in ABOUT if content.get(key)}
     name = str(content.get("name") or root.resolve().name)
-    return LabelledDataset(name, channels, label_table(content.get("labels"), table), ending, tuple(cases), root, about)
+    return LabelledDataset(name, channels, labels, ending, tuple(cases), root, about)
+
+
+def _with_header_checked(case: LabelledCase, labels: Mapping[str, int], table: Path) -> LabelledCase:
+    """The case with a fault if the table in the header of its label map contradicts that of the dataset."""
+    if case.fault is not None or case.label is None:
+        return case
+    try:
+        names = {value: name for name, value in labels.items()}
+        refuse_other_names(names, table, names_in_header(case.label), case.label)
+    except InputError as error:
+        return replace(case, fault=str(error))
+    return case

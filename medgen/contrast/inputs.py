@@ -10,18 +10,18 @@ from scipy import ndimage
 from medgen.contrast.enhancement import Uptake, uptake_of
 from medgen.contrast.label_names import names_of_labels
 from medgen.data.body_mask import looks_like_hu
+from medgen.data.cohort.layouts import label_case
 from medgen.data.cohort.patients import Records, identified
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
 from medgen.io.grids import same_grid
 from medgen.io.names import folded
-from medgen.io.paths import case_name, require_path
+from medgen.io.paths import require_path
 from medgen.io.read import find_volumes, read_volume
 from medgen.io.volume import Volume, to_canonical
 from medgen.phantom.anatomy.tissues import TISSUES
 
 CHANNEL = "_0000"  # nnU-Net's ending of an image's name, which its label map does not have
-SEGMENTATION = ".seg"  # ending of 3D Slicer's segmentations: p1.seg.nrrd
 # Structures whose HU without contrast medium vary too much to say that a scan has some.
 UNCERTAIN = ("trabecular_bone", "skin", "muscle", "lung_vessel", "gut_wall", "urine")
 ENHANCED = 40.0  # HU above the mean without contrast medium; only the thyroid, which holds iodine, has that much more
@@ -163,7 +163,7 @@ def _volumes(path: Path) -> dict[str, Path]:
     """{case: file}. Raises InputError if there are none, or two of one name."""
     found: dict[str, Path] = {}
     for file in find_volumes(path) if path.is_dir() else [path]:
-        name = case_name(file).removesuffix(SEGMENTATION)
+        name = label_case(file)
         if name in found:
             raise InputError(
                 "folder-case-twice", f"{found[name]} and {file} have the same case name; remove one of them"

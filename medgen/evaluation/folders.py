@@ -1,6 +1,5 @@
 """Match the volumes of several folders by case name, and read the label names stored beside them."""
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +7,12 @@ from unicodedata import normalize
 
 import numpy as np
 
-from medgen.data.labels.names import label_names
+from medgen.data.labels.names import label_names, names_in_header, refuse_other_names
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
-from medgen.io.label_headers import header_names
 from medgen.io.paths import case_name
 from medgen.io.read import find_volumes, read_volume
 from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry, to_canonical
-
-NUMBERED = re.compile(r"(segment|label|class|region|roi)[\s_-]*\d*$", re.IGNORECASE)  # a name that says nothing
 
 
 @dataclass(frozen=True)
@@ -84,45 +80,17 @@ def match_folders(inputs_by_role: Mapping[str, Path | None], selected: Collectio
     tables: dict[str, dict[int, str]] = {role: label_names(paths[role]) for role in label_roles if role in paths}
     names = tables.get("labels", {})
     if names and tables.get("prediction_labels"):
-        _check_same_label_values(names, paths["labels"], tables["prediction_labels"], paths["prediction_labels"])
+        refuse_other_names(names, paths["labels"], tables["prediction_labels"], paths["prediction_labels"])
     if not names:
         labels = [files["labels"] for files in files_by_case.values() if "labels" in files]
-        names = next(filter(None, map(header_names, labels)), {})
+        names = next(filter(None, map(names_in_header, labels)), {})
     return Folders(files_by_case, paths, extra, names)
 
 
 def check_header_names(files: Mapping[str, Path], names: Mapping[int, str]) -> None:
     """Raise InputError if a label map's own header gives the values other names than ``names``: {value: structure}."""
     for role in sorted({"labels", "prediction_labels"} & files.keys()):
-        found = {value: name for value, name in header_names(files[role]).items() if value and not NUMBERED.match(name)}
-        _check_same_label_values(names, "the table of the evaluation", found, files[role])
-
-
-def _check_same_label_values(
-    reference_names: Mapping[int, str], reference: Path | str, found: Mapping[int, str], where_found: Path
-) -> None:
-    """Raise InputError if label maps use different values for the same structures.
-
-    Labels are compared by value, so a liver would be compared with a spleen.
-    """
-    if not reference_names:
-        return
-    plain = {value: _plain(name) for value, name in reference_names.items()}
-    values = {name: value for value, name in plain.items()}
-    for value, name in found.items():
-        theirs = values.get(_plain(name), value)
-        if theirs != value or plain.get(value, _plain(name)) != _plain(name):
-            where = f"{name} as {values[_plain(name)]}" if _plain(name) in values else f"no {name}"
-            other = f" and {value} as {reference_names[value]}" if value in reference_names else ""
-            raise InputError(
-                "labels-tables-differ",
-                f"{where_found} has {name} as {value} in its table of labels, but {reference} has "
-                f"{where}{other}; use the same table for both",
-            )
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).strip().lower()
+        refuse_other_names(names, "the table of the evaluation", names_in_header(files[role]), files[role])
 
 
 def read_case(files: Mapping[str, Path]) -> dict[str, Volume]:

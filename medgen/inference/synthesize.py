@@ -21,7 +21,7 @@ from medgen.data.grid import resample, resample_like
 from medgen.data.intensity import Range
 from medgen.data.labels.codec import LabelTable, describe_labels
 from medgen.data.labels.deformation import centred, deform, recombine
-from medgen.data.labels.names import label_names
+from medgen.data.labels.names import NUMBERED, label_names
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest, model_description
@@ -176,6 +176,8 @@ def _check_table(given: Mapping[int, str], whose: str, table: LabelTable) -> Non
     own = {_plain(name): value for name, value in table.labels.items()}
     for value, name in given.items():
         known = table.names.get(value, name)
+        if NUMBERED.match(known) or NUMBERED.match(name):
+            continue
         if value and (own.get(_plain(name), value) != value or _plain(known) != _plain(name)):
             raise InputError(
                 "labels-tables-differ",

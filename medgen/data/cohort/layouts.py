@@ -21,6 +21,7 @@ from medgen.types import Case
 Labels = dict[str, int] | None
 Missing = dict[str, list[str]]
 LABEL_FILES = ("labels", "label", "segmentation", "seg")  # names of the label map in a case folder
+SEGMENTATION = ".seg"  # ending of 3D Slicer's segmentations: p1.seg.nrrd
 DERIVED = "derivatives"  # BIDS folder of images computed from those of the patients
 DEEPEST = 4  # folder levels searched below the cohort folder
 # Extensions of files that may lie beside volumes: detached voxel data, tables, text and report images.
@@ -91,7 +92,7 @@ class Contrasts:
 def folders(root: Path, contrasts: Contrasts) -> Found:
     """Read CONTRAST/CASE in any supported format, labels/CASE, and labels.json ({structure: value})."""
     found = {name: by_case(root / name) for name in contrasts.names}
-    labels = by_case(root / "labels")
+    labels = by_case(root / "labels", label_case)
     names = set().union(*found.values())
     refuse_orphans(labels, names, root)
     missing: Missing = {}
@@ -202,7 +203,7 @@ def _folders_in(folder: Path) -> list[Path]:
 
 def domain_folders(root: Path, domains: tuple[str, ...]) -> Found:
     """Read DOMAIN/CASE, labels/CASE and labels.json; a case is named DOMAIN/CASE and is both source and target."""
-    labels = by_case(root / "labels")
+    labels = by_case(root / "labels", label_case)
     found = {d: by_case(root / d) for d in domains}
     for domain, files in found.items():
         if not files:
@@ -289,6 +290,11 @@ def by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any, 
             )
         found[key] = path
     return found
+
+
+def label_case(path: Path) -> str:
+    """The case name of a label map, without 3D Slicer's ending: "p1" for p1.seg.nrrd."""
+    return case_name(path).removesuffix(SEGMENTATION)
 
 
 def case_of_entry(name: str) -> str:

@@ -19,6 +19,7 @@ from medgen.data.cohort.nnunet import is_nnunet, nnunet
 from medgen.data.cohort.patients import Known, Records, identified
 from medgen.data.cohort.split import stated_folds, with_stated_fold
 from medgen.data.cohort.split_files import unread_patients, unread_splits
+from medgen.data.labels.names import names_in_header, refuse_other_names
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
 from medgen.io.grids import same_grid
@@ -198,7 +199,21 @@ def check_pairs(cases: Iterable[Case]) -> None:
 
 
 def _label_values(named: dict[str, int] | None, cases: list[Case]) -> dict[str, int]:
-    """Return ``named`` or, if it is None, the values that occur in the label maps; this reads all maps."""
+    """Return ``named`` or, if it is None, the values that occur in the label maps; this reads all maps.
+
+    Tables in the headers of label maps name these values.
+
+    Raises:
+        InputError: a header contradicts ``named`` or another header, or a map holds values that are not labels.
+    """
+    names = {value: name for name, value in (named or {}).items()}
+    whose: Path | str = "the data set"
+    for file in (case.labels for case in cases if case.labels is not None):
+        if in_header := names_in_header(file):
+            refuse_other_names(names, whose, in_header, file)
+            if named is None:
+                names |= in_header
+                whose = "another label map"
     if named is not None:
         return named
     values: set[int] = set()
@@ -211,4 +226,4 @@ def _label_values(named: dict[str, int] | None, cases: list[Case]) -> dict[str, 
                     f"{case.labels} holds values that are not labels; labels must be whole numbers of 0 or more",
                 )
             values |= set(found.astype(int).tolist())
-    return {f"label_{value}": value for value in sorted(values - {0})}
+    return {names.get(value, f"label_{value}"): value for value in sorted(values - {0})}

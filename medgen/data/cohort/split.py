@@ -247,8 +247,8 @@ def with_stated_fold(
         raise InputError(
             "split-fold-empty",
             f"{path}: fold {fold} has no training or validation cases of this cohort (it names "
-            f"{', '.join([*part][:2])}; the cohort has {', '.join([c.name for c in cases][:2])}); correct the names, "
-            "without channel numbers and file endings, or set data.fold=null",
+            f"{', '.join([*part][:2])}; the cohort has {', '.join([c.name for c in cases][:2])}); give the cases the "
+            "same names in both, or set data.fold=null",
         )
     warnings = []
     if unknown := sorted(part.keys() - {case.name for case in cases}):

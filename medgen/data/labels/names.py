@@ -1,15 +1,19 @@
 """Read label names and match them without regard to case, because programs write Liver, liver and LIVER."""
 
 import os
+import re
 from collections.abc import Collection, Mapping
 from itertools import combinations
 from pathlib import Path
 
 from medgen.data.cohort.layouts import named_labels
 from medgen.errors import InputError
+from medgen.io.label_headers import header_names
 from medgen.io.text import read_json
+from medgen.terminology import side_of, words
 
 TABLES = ("labels.json", "dataset.json")  # files with the names of labels, the first one preferred
+NUMBERED = re.compile(r"(segment|label|class|region|roi)[\s_-]*\d*$", re.IGNORECASE)  # a name that says nothing
 
 
 def label_named(name: str, known: Collection[str]) -> str | None:
@@ -50,6 +54,36 @@ def consistent_names(tables: Mapping[Path, dict[int, str]]) -> dict[int, str]:
                     "remove one",
                 )
     return next(iter(tables.values()))
+
+
+def names_in_header(label_map: Path) -> dict[int, str]:
+    """Return {value: structure} of a label map's own header (TotalSegmentator, 3D Slicer), without the background and
+    names that say nothing, such as Segment_1; empty if there is none."""
+    return {value: name for value, name in header_names(label_map).items() if value and not NUMBERED.match(name)}
+
+
+def refuse_other_names(names: Mapping[int, str], whose: Path | str, found: Mapping[int, str], where: Path) -> None:
+    """Raise InputError if the names ``found`` in ``where`` give structures other values than ``names`` of ``whose``.
+
+    Labels are used by value, so a liver would be taken for a spleen. Structures that only one of them has are allowed.
+    """
+    plain = {value: _plain(name) for value, name in names.items()}
+    values = {name: value for value, name in plain.items()}
+    for value, name in found.items():
+        theirs = values.get(_plain(name), value)
+        if theirs != value or plain.get(value, _plain(name)) != _plain(name):
+            known = f"{name} as {values[_plain(name)]}" if _plain(name) in values else f"no {name}"
+            other = f" and {value} as {names[value]}" if value in names else ""
+            raise InputError(
+                "labels-tables-differ",
+                f"{where} has {name} as {value} in its table of labels, but {whose} has {known}{other}; use the same "
+                "table for both",
+            )
+
+
+def _plain(name: str) -> tuple[tuple[str, ...], str]:
+    """What a name means, whatever the order of its words: ``kidney_left`` and ``Left kidney`` are equal."""
+    return tuple(sorted(words(name))), side_of(name)
 
 
 def _read_label_names(file: Path) -> dict[int, str]:

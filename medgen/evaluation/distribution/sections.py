@@ -46,15 +46,28 @@ def distribution_section(
     Volumes that cannot be read are added to ``failures`` and skipped. ``cache``: see `reference_features`.
     """
     reference = reference_features(real, extractor, failures, cache)
-    rows = compare_distributions(reference, _volumes(prediction, failures), extractor)
+    predicted = collect(_volumes(prediction, failures), extractor)
+    rows = compare_distributions(reference, predicted, extractor)
     before = compare_distributions(reference, _volumes(source, failures), extractor) if source else [{}] * len(rows)
     notes = [SAME_PATIENTS] if same_patients else []
+    if not same_patients and (copies := _copies(predicted, reference)):
+        notes.append(
+            f"{copies} of {predicted.volumes} predictions have exactly the features of real volumes: they are the same "
+            "images, so the distance says nothing about them; give other volumes as --real-cohort"
+        )
     if getattr(extractor, "relative", False) and default_window(real) is not None:
         notes.append(RELATIVE)
     return [
         {**row, "source_value": source_row.get("value"), "notes": [*row["notes"], *notes]}
         for row, source_row in zip(rows, before, strict=True)
     ]
+
+
+def _copies(predicted: FeatureSet, real: FeatureSet) -> int:
+    """Number of predictions whose rows are all rows of the real volumes."""
+    known = {row.tobytes() for row in real.rows}
+    shared = np.array([row.tobytes() in known for row in predicted.rows], bool)
+    return sum(bool(shared[predicted.groups == group].all()) for group in np.unique(predicted.groups))
 
 
 def reference_features(

@@ -67,7 +67,9 @@ def lesion_conservation(
     uptake: float | None = None,
     either_sign: bool = False,
 ) -> list[Lesion]:
-    """Judge every lesion, i.e. each connected component of ``lesions`` with at least ``least_ml`` and `LEAST_VOXELS`.
+    """Judge every lesion, i.e. each connected component of a value of ``lesions``.
+
+    It has at least ``least_ml`` and `LEAST_VOXELS`.
 
     Contrast is the mean of the lesion minus the median of its host tissue in a ring 2-6 mm around it. The host is the
     most frequent label of the ring if ``labels`` are given, else the voxels within 60 HU (or other image units) of
@@ -89,14 +91,14 @@ def lesion_conservation(
 
     Args:
         source, output: (X, Y, Z) on one grid.
-        lesions: (X, Y, Z), above 0 in lesions.
+        lesions: (X, Y, Z) whole numbers, above 0 in lesions; each value marks lesions of its own, which may touch.
         spacing: mm.
         labels: (X, Y, Z) whole numbers, structures of the source; 0 is background.
         uptake: in [0, 1], for an output without contrast medium (both images in HU); None for other translations.
         either_sign: the sign of the contrast in the output is unknown, such as for a lesion that is dark in T1 and
             bright in T2: no lesion is sure, and contrast of either sign counts.
     """
-    parts, _ = ndimage.label(lesions > 0, np.ones((3, 3, 3)))
+    parts = _components(lesions)
     voxel_ml, margin = float(np.prod(spacing)) / 1000, [int(np.ceil(8 / s)) for s in spacing]
     found = []
     for number, box in enumerate(ndimage.find_objects(parts), start=1):
@@ -159,6 +161,19 @@ def matched_lesions(
     """
     kept, lost = _overlap_counts(source_lesions > 0, output_lesions > 0, least)
     return kept, lost, _overlap_counts(output_lesions > 0, source_lesions > 0, least)[1]
+
+
+def _components(lesions: np.ndarray) -> np.ndarray:
+    """Number the connected components (26 neighbours) of each value above 0: (X, Y, Z), from 1."""
+    values = np.zeros(lesions.shape, np.int32)
+    values[lesions > 0] = np.unique(lesions[lesions > 0], return_inverse=True)[1].ravel() + 1
+    parts, total = np.zeros(values.shape, np.int32), 0
+    for value, box in enumerate(ndimage.find_objects(values), start=1):
+        if box is not None:
+            own, count = ndimage.label(values[box] == value, np.ones((3, 3, 3)))
+            parts[box][own > 0] = own[own > 0] + total
+            total += count
+    return parts
 
 
 def _overlap_counts(lesions: np.ndarray, other: np.ndarray, least: float) -> tuple[int, int]:

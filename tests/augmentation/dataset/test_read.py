@@ -5,7 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from labelled import LABELS, OBLIQUE, SHAPE, save, voxels, write_decathlon, write_folders, write_nnunet
+from labelled import LABELS, OBLIQUE, SHAPE, save, voxels, with_header, write_decathlon, write_folders, write_nnunet
 from refusal import refused
 
 from medgen.augmentation.dataset.read import read_case
@@ -17,6 +17,13 @@ def refused_reading(root, code, names=(), **how):
     with refused(code, names=names) as info:
         read_dataset(root, **how)
     assert "\n" not in str(info.value)
+
+
+def test_a_header_that_contradicts_the_table_is_a_fault_of_the_case(tmp_path):
+    write_nnunet(tmp_path)
+    with_header(tmp_path / "labelsTr/case0.nii.gz", {1: "Liver", 2: "lesion"})
+    with_header(tmp_path / "labelsTr/case1.nii.gz", {1: "lesion", 2: "liver"})
+    assert list(faults(tmp_path)) == ["case1"] and "in its table of labels" in faults(tmp_path)["case1"]
 
 
 def faults(root, **how):

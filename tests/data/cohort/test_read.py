@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from labelled import with_header
 from refusal import refused
 
 from medgen.data.cohort.read import check_pairs, read_cohort
@@ -46,6 +47,26 @@ def test_labels_without_names_are_numbered_as_found(tmp_path):
     assert read_cohort(tmp_path).label_values == {"label_1": 1, "label_2": 2, "label_7": 7}
     put(tmp_path / "labels/b.nii", values=[-1])
     refused_reading(tmp_path, "labels-values-invalid", "b.nii")
+
+
+def test_tables_in_the_headers_of_label_maps_name_the_values(tmp_path):
+    for case in "ab":
+        put(tmp_path / f"source/{case}.nii"), put(tmp_path / f"labels/{case}.nii", values=[0, 1, 2])
+    with_header(tmp_path / "labels/a.nii", {1: "liver", 2: "kidney_left", 9: "aorta"})
+    assert read_cohort(tmp_path).label_values == {"liver": 1, "kidney_left": 2}
+    with_header(tmp_path / "labels/b.nii", {1: "Liver", 2: "Left kidney"})
+    assert read_cohort(tmp_path).label_values == {"liver": 1, "kidney_left": 2}
+    (tmp_path / "labels.json").write_text('{"kidney_left": 1, "liver": 2}')
+    refused_reading(tmp_path, "labels-tables-differ", "a.nii")
+    (tmp_path / "labels.json").unlink()
+    put(tmp_path / "labels/b.nii", values=[0, 1, 2])
+    with_header(tmp_path / "labels/b.nii", {1: "kidney_left", 2: "liver"})
+    refused_reading(tmp_path, "labels-tables-differ", "b.nii")
+
+
+def test_segmentations_of_3d_slicer_have_the_case_name_without_their_ending(tmp_path):
+    put(tmp_path / "source/p1.nii"), put(tmp_path / "labels/p1.seg.nrrd", values=[0, 1])
+    assert read_cohort(tmp_path).cases[0].labels == tmp_path / "labels/p1.seg.nrrd"
 
 
 def test_patients_from_a_pattern(tmp_path):

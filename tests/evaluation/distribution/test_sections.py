@@ -133,6 +133,9 @@ def test_hu_are_measured_in_a_fixed_window(cohort, tmp_path):
         assert np.allclose(*rows, atol=1e-3) is not sees
         numbers = distribution_section(files, files, [], extractor, same_patients=False, failures=[])
         assert all((RELATIVE in row["notes"]) is not sees for row in numbers)
+        assert all(any(note.startswith("3 of 3 predictions have exactly") for note in row["notes"]) for row in numbers)
+        others = distribution_section(files[:2], files[1:], [], extractor, same_patients=False, failures=[])
+        assert any(note.startswith("1 of 2 predictions have") for note in others[0]["notes"])
         assert ("-200 to 300" in numbers[0]["preprocessing"]) is sees
     nib.save(nib.Nifti1Image(np.full((8, 8, 8), 7.0, np.float32), np.eye(4)), tmp_path / "mr.nii.gz")
     assert default_window([tmp_path / "mr.nii.gz"]) is None

@@ -46,6 +46,17 @@ def test_an_erased_lesion_is_lost_and_inputs_are_untouched(pair):
     assert all((a == b).all() for a, b in zip(before, (source, erased, lesions), strict=True))
 
 
+def test_lesions_of_an_instance_mask_may_touch():
+    one, two = ball((24, 25, 20), 9), ball((31, 25, 20), 9)
+    two &= ~one
+    organ = ball((30, 25, 20), 45)
+    source = noisy(np.where(organ, 110.0, 60.0) - 60 * (one | two), 1)
+    erased = np.where(two, noisy(np.full(SHAPE, 110.0), 3), source)
+    assert len(lesion_conservation(source, erased, one | two, MM)) == 1
+    found = lesion_conservation(source, erased, one + 70000 * two, MM)
+    assert [f.lost for f in found] == [False, True]
+
+
 def test_expected_contrast_after_removal(pair):
     source, output, lesions = pair
     first, second = lesion_conservation(source, output, lesions, MM, uptake=0.4)
