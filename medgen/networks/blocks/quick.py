@@ -60,11 +60,13 @@ def _instance_norm(norm: nn.InstanceNorm2d | nn.InstanceNorm3d, x: Tensor) -> Te
 
 
 class QuickConv3d(nn.Conv3d):
-    """A convolution, with faster forms for two cases.
+    """A convolution, with faster forms for three cases.
 
     - A large kernel and few outputs, such as the last layer of a ResNet generator (7³, 16 to 1). oneDNN computes 16
       output channels at once, whether they are needed or not. The slices of the kernel along the first axis become
       output channels of a convolution that is 1 wide there, and the results are added with shifts.
+    - A large kernel and one or two inputs that need a gradient, such as the first layer of F(G(x)): that gradient is a
+      convolution with few outputs. Copies of the input, shifted along the first axis, become its channels.
     - One small image: torch does not use oneDNN then (`_misses_onednn`), so two halves are convolved as a batch.
     """
 
@@ -73,6 +75,8 @@ class QuickConv3d(nn.Conv3d):
         if on_cpu(x) and x.ndim == 5 and self._is_plain():
             if self._is_sum_of_slices():
                 return self._sum_of_slices(x)
+            if self._has_costly_gradient(x):
+                return self._of_stacked(x)
             if self._misses_onednn(x):
                 return self._in_halves(x)
         return super().forward(x)
@@ -97,6 +101,17 @@ class QuickConv3d(nn.Conv3d):
         for i, part in enumerate(slices[1:], 1):
             y += part[:, :, i : i + n]
         return y
+
+    def _has_costly_gradient(self, x: Tensor) -> bool:
+        large = min(self.kernel_size) >= 5 and self.stride == (1, 1, 1) and self.padding[0] == 0
+        return x.requires_grad and torch.is_grad_enabled() and large and self.in_channels <= 2
+
+    def _of_stacked(self, x: Tensor) -> Tensor:
+        k = self.kernel_size[0]
+        n = x.shape[2] - k + 1
+        stacked = torch.cat([x[:, :, i : i + n] for i in range(k)], 1)
+        weight = self.weight.permute(0, 2, 1, 3, 4).flatten(1, 2)[:, :, None]
+        return nnf.conv3d(stacked, weight, self.bias, padding=(0, *self.padding[1:]))  # type: ignore[arg-type]
 
     def _misses_onednn(self, x: Tensor) -> bool:
         """Torch's rule (ConvParams::use_mkldnn in aten/src/ATen/native/Convolution.cpp)."""

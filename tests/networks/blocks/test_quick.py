@@ -78,6 +78,22 @@ def test_convolution_with_few_outputs(extra, kernel, channels, padding, bias, se
     assert_same(layer, x)
 
 
+@settings(max_examples=10, deadline=None)
+@given(
+    extra=st.tuples(*[st.integers(0, 6)] * 3),
+    kernel=st.sampled_from([5, 7, (5, 7, 5)]),
+    inputs=st.integers(1, 2),
+    padding=st.sampled_from([0, (0, 2, 1)]),
+    bias=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_convolution_of_few_inputs(extra, kernel, inputs, padding, bias, seed):
+    torch.manual_seed(seed)
+    layer = nn.Conv3d(inputs, 16, kernel, padding=padding, bias=bias)
+    x = image(1 + seed % 2, inputs, tuple(k + n for k, n in zip(layer.kernel_size, extra, strict=True)), seed)
+    assert_same(layer, x)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     extra=st.tuples(*[st.integers(0, 9)] * 3),
