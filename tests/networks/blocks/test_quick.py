@@ -60,6 +60,28 @@ def test_instance_norm_refuses_a_single_voxel_as_torch_does():
         quicken(nn.Sequential(nn.InstanceNorm3d(2)))(torch.zeros(1, 2, 1, 1, 1))
 
 
+@settings(max_examples=10, deadline=None)
+@given(sides=SIDES, batch=st.integers(1, 2), channels=st.integers(1, 5), seed=st.integers(0, 9))
+def test_batch_norm_and_its_running_statistics(sides, batch, channels, seed):
+    x = 3 * image(batch, channels, sides, seed) + 2
+    layer = nn.BatchNorm3d(channels)
+    nn.init.normal_(layer.weight)
+    assert_same(layer, x)
+    quick = quicken(nn.Sequential(copy.deepcopy(layer)))
+    for training in (True, True, False):
+        for network in (quick, layer):
+            network.train(training)
+        torch.testing.assert_close(quick(x), layer(x), rtol=CLOSE, atol=CLOSE)
+    for name, a in quick[0].state_dict().items():
+        torch.testing.assert_close(a, layer.state_dict()[name], rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=10, deadline=None)
+@given(sides=SIDES, batch=st.integers(1, 2), channels=st.tuples(*[st.integers(1, 5)] * 2), bias=st.booleans())
+def test_pointwise_convolution(sides, batch, channels, bias):
+    assert_same(nn.Conv3d(*channels, 1, bias=bias), image(batch, channels[0], sides, 0))
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     extra=st.tuples(*[st.integers(0, 6)] * 3),
