@@ -19,7 +19,9 @@ from medgen.data.patches import AXES
 from medgen.data.slabs import fold, unfold
 from medgen.errors import InputError
 from medgen.inference.kind import check_translates
+from medgen.inference.windows import slide
 from medgen.io.volume import Volume, from_canonical, to_canonical
+from medgen.networks.allocation import memory_kept
 from medgen.networks.blocks.diffusion import scan_within_structures
 from medgen.networks.memory import windows_per_pass
 from medgen.networks.precision import has_bfloat16
@@ -124,7 +126,8 @@ def translate_channels(
 
 def _decoded(model: Model, x: np.ndarray, code: Code, memory_gb: float | None) -> Iterator[np.ndarray]:
     """Yield each network output in the units of its target; ``code`` is that of the first source."""
-    for y, target in zip(translate_array(model, x, memory_gb=memory_gb), model.target_ranges, strict=True):
+    results = translate_array(model, x, memory_gb=memory_gb)
+    for y, target in zip(results, model.target_ranges, strict=True):
         yield target.of(code).decode(y)
 
 
@@ -270,10 +273,12 @@ def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = No
     """
     axes = [AXES[a] + 1 for a in model.settings.inference.mirror]
     flips = [flip for n in range(len(axes) + 1) for flip in combinations(axes, n)]
-    y = _translate_array(model, x, memory_gb, maps)
-    for flip in flips[1:]:
-        y += np.flip(_translate_array(model, np.flip(x, flip), memory_gb, maps), flip)
-    y /= len(flips)
+    with memory_kept():
+        y = _translate_array(model, x, memory_gb, maps)
+        for flip in flips[1:]:
+            y += np.flip(_translate_array(model, np.flip(x, flip), memory_gb, maps), flip)
+    if len(flips) > 1:
+        y /= len(flips)
     return y
 
 
@@ -283,7 +288,9 @@ def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None, maps:
     bound = memory_gb if memory_gb is not None else model.settings.inference.memory_gb
     pad = [_padding(n, network) for n in x.shape[1:]]
     if axis is None:
-        batch = torch.from_numpy(np.pad(x, [(0, 0), *pad], mode="edge"))[None]
+        batch = torch.from_numpy(
+            np.pad(x, [(0, 0), *pad], mode="edge") if any(map(any, pad)) else np.ascontiguousarray(x)
+        )[None]
         y = _pass(model, batch, use_whole(window, network, batch.shape, bound), bound, maps)[0].numpy()
     else:
         depth = model.settings.sampling.patch[axis]
@@ -331,6 +338,10 @@ def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float, maps: bool
         if whole:
             return run(batch.to(device)).float().cpu()
         roi = model.settings.window_size
+        if batch.ndim == 5 and len(batch) == 1:
+            together = windows_per_pass(model.generator, (batch.shape[1], *roi), inference.batch, memory_gb)
+            options = {"window": roi, "overlap": inference.overlap, "batch": together, "device": device}
+            return slide(batch, lambda window: run(window).float(), **options)  # type: ignore[arg-type]
         return sliding_window_inference(  # type: ignore[return-value]  # one tensor in, one out
             batch,
             roi_size=roi,
