@@ -65,7 +65,7 @@ class Range:
 
     def decode(self, y: np.ndarray) -> np.ndarray:
         """Inverse of ``encode`` within the range (up to float32 rounding); values beyond ±1 are extrapolated."""
-        x = y.astype(np.float32) - self._start
+        x = np.subtract(y, self._start, dtype=np.float32)
         x *= self._unit
         x += np.float32(self.low)
         if self.background is None:

@@ -1,7 +1,7 @@
 """Translate the volumes of one case: volumes in, volumes out, with units, geometry and a memory limit."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import combinations
 
@@ -80,11 +80,17 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
     intensity = settings.intensity.source.model_dump(exclude={"follow"})
     codes = [fit_range(v.data, **intensity) for v in grid]
     outputs = []
-    x = encode_channels(codes, [v.data for v in grid])
     by_maps = settings.inference.transfer == "difference" and _replaces(model)
-    for i, y in enumerate([x[0]] if by_maps else _decoded(model, x, codes[0], memory_gb)):
+    if by_maps:
+        results = [np.empty(0)]  # made below
+    else:
+        results = _decoded(model, encode_channels(codes, [v.data for v in grid]), codes[0], memory_gb)
+    for i in range(len(results)):
         k, decode = _source_of(i, codes), model.target_ranges[i].of(codes[0])
+        y = results[i]
+        results[i] = np.empty(0)  # so that its memory is freed when y changes
         if by_maps:
+            x = encode_channels(codes, [v.data for v in grid])
             maps = _decided(model.generator, translate_array(model, x, memory_gb=memory_gb, maps=True), x)
             y = _replaced_on_own_grid(model.generator, maps, grid[k], canonical[k], codes[k], decode)
         elif grid[k] is not canonical[k]:
@@ -124,11 +130,11 @@ def translate_channels(
     return results
 
 
-def _decoded(model: Model, x: np.ndarray, code: Code, memory_gb: float | None) -> Iterator[np.ndarray]:
-    """Yield each network output in the units of its target; ``code`` is that of the first source."""
+def _decoded(model: Model, x: np.ndarray, code: Code, memory_gb: float | None) -> list[np.ndarray]:
+    """Each network output in the units of its target; ``code`` is that of the first source."""
     results = translate_array(model, x, memory_gb=memory_gb)
-    for y, target in zip(results, model.target_ranges, strict=True):
-        yield target.of(code).decode(y)
+    del x  # as large as a scan
+    return [target.of(code).decode(y) for y, target in zip(results, model.target_ranges, strict=True)]
 
 
 def _source_of(output: int, codes: Sequence[Code]) -> int:
