@@ -29,9 +29,8 @@ class Code(Protocol):
 
 def encode_channels(codes: Sequence[Code], data: Sequence[np.ndarray]) -> np.ndarray:
     """Encode contrasts (X, Y, Z) as channels (C, X, Y, Z): one per contrast, or one per value of a label map."""
-    return np.concatenate(
-        [x if x.ndim == 4 else x[None] for x in (c.encode(v) for c, v in zip(codes, data, strict=True))]
-    )
+    channels = [x if x.ndim == 4 else x[None] for x in (c.encode(v) for c, v in zip(codes, data, strict=True))]
+    return channels[0] if len(channels) == 1 else np.concatenate(channels)
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,17 @@ class Range:
 
     def encode(self, x: np.ndarray) -> np.ndarray:
         """Map values of any shape, in units of the image, to float32 in [-1, 1]."""
-        inside = np.clip(x, self.low, self.high).astype(np.float32)
-        y = (inside - np.float32(self.low)) / self._unit + self._start
+        y = np.clip(x, self.low, self.high).astype(np.float32, copy=False)  # new; the rest in place, to save memory
+        y = np.subtract(y, np.float32(self.low), out=y if isinstance(y, np.ndarray) else None)
+        y /= self._unit
+        y += self._start
         return y if self.background is None else np.where(x == self.background, np.float32(-1), y)
 
     def decode(self, y: np.ndarray) -> np.ndarray:
         """Inverse of ``encode`` within the range (up to float32 rounding); values beyond ±1 are extrapolated."""
-        x = (y.astype(np.float32) - self._start) * self._unit + np.float32(self.low)
+        x = np.subtract(y, self._start, dtype=np.float32)
+        x *= self._unit
+        x += np.float32(self.low)
         if self.background is None:
             return x
         return np.where(y < -1 + GAP / 2, np.float32(self.background), x)

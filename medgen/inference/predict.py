@@ -1,7 +1,7 @@
 """Translate the volumes of one case: volumes in, volumes out, with units, geometry and a memory limit."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import combinations
 
@@ -19,7 +19,9 @@ from medgen.data.patches import AXES
 from medgen.data.slabs import fold, unfold
 from medgen.errors import InputError
 from medgen.inference.kind import check_translates
+from medgen.inference.windows import slide
 from medgen.io.volume import Volume, from_canonical, to_canonical
+from medgen.networks.allocation import memory_kept
 from medgen.networks.blocks.diffusion import scan_within_structures
 from medgen.networks.memory import windows_per_pass
 from medgen.networks.precision import has_bfloat16
@@ -78,11 +80,17 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
     intensity = settings.intensity.source.model_dump(exclude={"follow"})
     codes = [fit_range(v.data, **intensity) for v in grid]
     outputs = []
-    x = encode_channels(codes, [v.data for v in grid])
     by_maps = settings.inference.transfer == "difference" and _replaces(model)
-    for i, y in enumerate([x[0]] if by_maps else _decoded(model, x, codes[0], memory_gb)):
+    if by_maps:
+        results = [np.empty(0)]  # made below
+    else:
+        results = _decoded(model, encode_channels(codes, [v.data for v in grid]), codes[0], memory_gb)
+    for i in range(len(results)):
         k, decode = _source_of(i, codes), model.target_ranges[i].of(codes[0])
+        y = results[i]
+        results[i] = np.empty(0)  # so that its memory is freed when y changes
         if by_maps:
+            x = encode_channels(codes, [v.data for v in grid])
             maps = _decided(model.generator, translate_array(model, x, memory_gb=memory_gb, maps=True), x)
             y = _replaced_on_own_grid(model.generator, maps, grid[k], canonical[k], codes[k], decode)
         elif grid[k] is not canonical[k]:
@@ -122,10 +130,11 @@ def translate_channels(
     return results
 
 
-def _decoded(model: Model, x: np.ndarray, code: Code, memory_gb: float | None) -> Iterator[np.ndarray]:
-    """Yield each network output in the units of its target; ``code`` is that of the first source."""
-    for y, target in zip(translate_array(model, x, memory_gb=memory_gb), model.target_ranges, strict=True):
-        yield target.of(code).decode(y)
+def _decoded(model: Model, x: np.ndarray, code: Code, memory_gb: float | None) -> list[np.ndarray]:
+    """Each network output in the units of its target; ``code`` is that of the first source."""
+    results = translate_array(model, x, memory_gb=memory_gb)
+    del x  # as large as a scan
+    return [target.of(code).decode(y) for y, target in zip(results, model.target_ranges, strict=True)]
 
 
 def _source_of(output: int, codes: Sequence[Code]) -> int:
@@ -270,10 +279,12 @@ def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = No
     """
     axes = [AXES[a] + 1 for a in model.settings.inference.mirror]
     flips = [flip for n in range(len(axes) + 1) for flip in combinations(axes, n)]
-    y = _translate_array(model, x, memory_gb, maps)
-    for flip in flips[1:]:
-        y += np.flip(_translate_array(model, np.flip(x, flip), memory_gb, maps), flip)
-    y /= len(flips)
+    with memory_kept():
+        y = _translate_array(model, x, memory_gb, maps)
+        for flip in flips[1:]:
+            y += np.flip(_translate_array(model, np.flip(x, flip), memory_gb, maps), flip)
+    if len(flips) > 1:
+        y /= len(flips)
     return y
 
 
@@ -283,7 +294,9 @@ def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None, maps:
     bound = memory_gb if memory_gb is not None else model.settings.inference.memory_gb
     pad = [_padding(n, network) for n in x.shape[1:]]
     if axis is None:
-        batch = torch.from_numpy(np.pad(x, [(0, 0), *pad], mode="edge"))[None]
+        batch = torch.from_numpy(
+            np.pad(x, [(0, 0), *pad], mode="edge") if any(map(any, pad)) else np.ascontiguousarray(x)
+        )[None]
         y = _pass(model, batch, use_whole(window, network, batch.shape, bound), bound, maps)[0].numpy()
     else:
         depth = model.settings.sampling.patch[axis]
@@ -331,6 +344,10 @@ def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float, maps: bool
         if whole:
             return run(batch.to(device)).float().cpu()
         roi = model.settings.window_size
+        if batch.ndim == 5 and len(batch) == 1:
+            together = windows_per_pass(model.generator, (batch.shape[1], *roi), inference.batch, memory_gb)
+            options = {"window": roi, "overlap": inference.overlap, "batch": together, "device": device}
+            return slide(batch, lambda window: run(window).float(), **options)  # type: ignore[arg-type]
         return sliding_window_inference(  # type: ignore[return-value]  # one tensor in, one out
             batch,
             roi_size=roi,

@@ -9,11 +9,13 @@ x ∈ X: source, y ∈ Y: target, of different patients. G: X → Y, F: Y → X.
 
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medgen.losses.adversary import Adversary, AdversarySettings, optimizers
+from medgen.losses.parts import Parts
 from medgen.losses.preserve import Preserve, PreserveSettings
 from medgen.methods.base import NAME, MethodSettings
 from medgen.networks.generator import GeneratorSettings, build_generator
@@ -79,19 +81,29 @@ class CycleGAN:
         x, y, n, s = batch["source"], batch["target"], batch["step"], self.settings
         G, F = self.networks["G"], self.networks["F"]
         D_X, D_Y = self.adversaries["D_X"], self.adversaries["D_Y"]
-        y_hat, x_hat = G(x), F(y)
+        turn = D_Y.generators_turn(n)
+        with torch.set_grad_enabled(turn):
+            y_hat = G(x)
         losses = self.preserve.learn(x, y_hat, batch, update)
-        if D_Y.generators_turn(n):
-            losses["cycle"] = (F(y_hat) - x).abs().mean() + (G(x_hat) - y).abs().mean()
-            losses["G_gan"], losses["F_gan"] = D_Y.generator_loss(y_hat), D_X.generator_loss(x_hat)
-            total = s.weight_gan * (losses["G_gan"] + losses["F_gan"]) + s.weight_cycle * losses["cycle"]
+        if turn:
+            parts = Parts([G, F])
+            cycle_x, losses["G_gan"] = (F(y_hat) - x).abs().mean(), D_Y.generator_loss(y_hat)
+            preserve_losses, preserve_total = self.preserve(x, y_hat, batch)
+            parts.add(s.weight_gan * losses["G_gan"] + s.weight_cycle * cycle_x + preserve_total)
+            x_hat = F(y)
+            cycle_y, losses["F_gan"] = (G(x_hat) - y).abs().mean(), D_X.generator_loss(x_hat)
+            parts.add(s.weight_gan * losses["F_gan"] + s.weight_cycle * cycle_y)
+            losses["cycle"] = cycle_x.detach() + cycle_y.detach()
             weight_identity = s.weight_identity * s.weight_cycle
             if weight_identity:
-                losses["identity"] = (G(y) - y).abs().mean() + (F(x) - x).abs().mean()
-                total = total + weight_identity * losses["identity"]
-            preserve_losses, preserve_total = self.preserve(x, y_hat, batch)
+                identity = [(network(image) - image).abs().mean() for network, image in ((G, y), (F, x))]
+                parts.add(weight_identity * torch.stack(identity).sum())
+                losses["identity"] = torch.stack(identity).sum().detach()
+            update("G", parts.total())
             losses |= preserve_losses
-            update("G", total + preserve_total)
+        else:
+            with torch.no_grad():
+                x_hat = F(y)
 
         losses["D_Y"] = D_Y.discriminator_loss(y, y_hat, n)
         losses["D_X"] = D_X.discriminator_loss(x, x_hat, n)

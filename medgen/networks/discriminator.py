@@ -8,6 +8,7 @@ from torch.nn import functional as nnf
 
 from medgen.networks.blocks.blur import BlurDown
 from medgen.networks.blocks.init import CONVOLUTIONS, initialise
+from medgen.networks.blocks.quick import quicken
 from medgen.networks.blocks.spectral import add_spectral_norm
 from medgen.networks.generator import Norm, norm_spec
 
@@ -64,6 +65,7 @@ class Discriminator(nn.Module):
         for module in list(self.modules()) if spectral_norm else ():
             if isinstance(module, CONVOLUTIONS):
                 add_spectral_norm(module)
+        quicken(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, X, Y[, Z]) → raw logits (B, out_channels, x, y[, z]) of every scale, finest first."""

@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgen.networks.blocks.init import initialise
+from medgen.networks.blocks.quick import quicken
 from medgen.networks.noise import Noisy
 from medgen.networks.residual import Residual
 from medgen.networks.residual_unet import ResidualUNet
@@ -129,7 +130,7 @@ def build_generator(
     if s.residual:
         sides = {"in_channels": in_channels, "out_channels": out_channels}
         network = Residual(network, **sides, negative=s.residual == "negative")
-    return Noisy(network, noise) if noise else network
+    return quicken(Noisy(network, noise) if noise else network)
 
 
 def features(generator: nn.Module, x: Tensor, stages: tuple[int, ...]) -> list[Tensor]:

@@ -106,7 +106,7 @@ class ResidualUNet(nn.Module):
         """(B, C_in, X, Y[, Z]), sides multiples of ``divisor`` → (B, C_out, same grid)."""
         if self.replace:
             return self.with_maps(x)[0]
-        y = self.last(nnf.leaky_relu(self.head(torch.cat(self._features(x), 1)), LEAK))
+        y = self.last(nnf.leaky_relu_(self.head(torch.cat(self._features(x), 1)), LEAK))
         return torch.tanh(y) if self.tanh else y
 
     def with_maps(self, x: Tensor, value: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,7 +165,7 @@ class ResidualUNet(nn.Module):
         """Logits of m and l, and x smoothed once."""
         once = smoothed(x.float())  # sums and products only: autocast leaves them in 32 bits
         every = torch.cat([features, seen, self._seen(once), self._seen(smoothed(smoothed(once)))], 1)
-        return self.last(nnf.leaky_relu(self.head(every), LEAK)).float(), once
+        return self.last(nnf.leaky_relu_(self.head(every), LEAK)).float(), once
 
 
 def probable(logits: Tensor, levels: tuple[float, float]) -> Tensor:
@@ -197,8 +197,8 @@ class Block(nn.Module):
         self.norm_a, self.norm_b = nn.GroupNorm(groups, channels), nn.GroupNorm(groups, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = nnf.leaky_relu(self.norm_a(self.a(x)), LEAK)
-        return nnf.leaky_relu(x + self.norm_b(self.b(y)), LEAK)
+        y = nnf.leaky_relu_(self.norm_a(self.a(x)), LEAK)  # in place: no gradient needs the output of a norm
+        return nnf.leaky_relu_(self.norm_b(self.b(y)).add_(x), LEAK)
 
 
 def fold(x: Tensor) -> Tensor:

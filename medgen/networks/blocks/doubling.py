@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from medgen.networks.blocks.quick import FEW, doubled, on_cpu
+
 
 class DoublingConv2d(nn.Conv2d):
     """(B, C_in, X, Y) → (B, C_out, 2X, 2Y); stores the weights of the 3-wide convolution."""
@@ -22,7 +24,10 @@ class DoublingConv3d(nn.Conv3d):
     """(B, C_in, X, Y, Z) → (B, C_out, 2X, 2Y, 2Z); stores the weights of the 3-wide convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return nnf.conv_transpose3d(x, _transposed(self.weight), self.bias, stride=2, padding=1)
+        weight = _transposed(self.weight)
+        if on_cpu(x) and self.out_channels <= FEW:
+            return doubled(x, weight, self.bias)
+        return nnf.conv_transpose3d(x, weight, self.bias, stride=2, padding=1)
 
 
 def upsampling_conv(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
