@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from medgen.data.fast_filters import gaussian
 from medgen.qa.case import Checked, Status
+from medgen.qa.measures.masks import closed, dilated, eroded, opened
 from medgen.qa.measures.new_structures import RADII_MM, Blob, brighter, new_structures
 from medgen.qa.measures.rendition import match_rendition
 from medgen.terminology import is_homogeneous
@@ -17,6 +17,10 @@ LUNG_HU, TISSUES_HU = -500.0, ((-140.0, -60.0), (0.0, 85.0), (85.0, 140.0))
 GAS_HU, LUNG_ML = -930.0, 5.0  # lung is brighter than gas; smaller components are mostly border
 LEAST_VOXELS, LARGE_ML = 200, 60.0  # minimum size of a searched region; of a label that is searched separately
 LABEL_FACTOR = 0.8  # of new_structure_z within a label of CT, where correct pairs reach 6
+# In images without units, the truth shows a structure if the output differs from it by less than this share of the
+# contrast to the input. Without a minimum, an output that equals the truth but for one lesion differs from it
+# significantly in a wide region, and the lesion was found anywhere in it: missed in 2 of 12 patients, now in none.
+SHOWN_SHARE = 0.25
 MOST = 3  # maximum number of reported new structures, strongest first
 
 
@@ -28,7 +32,10 @@ def new_structure_findings(case: Checked) -> None:
     """
     plain, labelled = _new_relative_to(case, case.source)
     labelled = [blob for blob in labelled if not _near(blob, plain)]
-    new_to_truth = [] if case.truth is None or not plain + labelled else sum(_new_relative_to(case, case.truth), [])
+    new_to_truth: list[Blob] = []
+    if case.truth is not None and plain + labelled:
+        least = SHOWN_SHARE * min(abs(blob.contrast) for blob in plain + labelled)
+        new_to_truth = sum(_new_relative_to(case, case.truth, least), [])
     shown_by_truth = [] if case.truth is None else [blob for blob in plain + labelled if not _near(blob, new_to_truth)]
     case.values["new_structures"] = float(len(plain) + len(labelled) - len(shown_by_truth))
     if case.truth is None and not case.limits.forbid_new_structures:
@@ -60,12 +67,14 @@ def _least_z(case: Checked, by: str) -> float:
     return case.limits.new_structure_z * (LABEL_FACTOR if by == "labels" and case.hu else 1.0)
 
 
-def _new_relative_to(case: Checked, other: np.ndarray) -> tuple[list[Blob], list[Blob]]:
-    """Structures of the output that are absent from another image: by the images alone, and within labels."""
-    inner = ndimage.binary_erosion(case.body, iterations=2)
-    smooth = gaussian(case.source, [2.5 / s for s in case.spacing])
+def _new_relative_to(case: Checked, other: np.ndarray, least: float = 0.0) -> tuple[list[Blob], list[Blob]]:
+    """Structures of the output that are absent from another image: by the images alone, and within labels.
+
+    ``least``: minimum contrast in images without units.
+    """
+    inner, smooth = eroded(case.body, 2), case.smooth_source
     matched = match_rendition(case.output, other, inner, case.spacing) if case.hu else other
-    min_contrast = case.limits.new_structure_contrast if case.hu else 0.0
+    min_contrast = case.limits.new_structure_contrast if case.hu else least
     labelled = [blob for mask in _labelled(case, inner) for blob in _blobs(case, matched, mask, "labels", min_contrast)]
     if not case.hu:
         return _blobs(case, matched, inner, "images", min_contrast), labelled
@@ -80,11 +89,11 @@ def _tissues(case: Checked, inner: np.ndarray, smooth: np.ndarray) -> Iterator[t
 
     Brighter voxels are excluded: they are vessel or bone, which look alike but change differently.
     """
-    bright = ndimage.binary_dilation(smooth > TISSUES_HU[-1][1])
+    bright = dilated(smooth > TISSUES_HU[-1][1])
     for low, high in TISSUES_HU:
         fat = high < 0
         min_contrast = case.limits.new_fat_contrast if fat else case.limits.new_structure_contrast
-        yield ndimage.binary_opening(inner & (smooth > low) & (smooth <= high)) & ~bright, min_contrast
+        yield opened(inner & (smooth > low) & (smooth <= high)) & ~bright, min_contrast
 
 
 def _added_to_fat(case: Checked, other: np.ndarray, matched: np.ndarray, fat: np.ndarray) -> list[Blob]:
@@ -97,17 +106,20 @@ def _added_to_fat(case: Checked, other: np.ndarray, matched: np.ndarray, fat: np
 def _nodules(case: Checked, other: np.ndarray, inner: np.ndarray, smooth: np.ndarray) -> list[Blob]:
     """Nodules in the lung including its vessels, at least one voxel from its border."""
     lung = np.pad(_lung(case, case.body & (smooth < LUNG_HU)), 3, mode="edge")  # the lung extends beyond the volume
-    filled = ndimage.binary_erosion(ndimage.binary_closing(lung, iterations=2), border_value=1)[3:-3, 3:-3, 3:-3]
+    filled = eroded(closed(lung, 2), border=True)[3:-3, 3:-3, 3:-3]
     limits = case.limits.new_structure_z, case.limits.new_lung_contrast
     return brighter(case.output, other, inner & filled, case.spacing, *limits)
 
 
 def _lung(case: Checked, dark: np.ndarray) -> np.ndarray:
     """Large dark components brighter than gas, which stomach and bowel contain."""
-    parts, _ = ndimage.label(dark)
-    sizes = np.bincount(parts.ravel())[1:] * np.prod(case.spacing) / 1000
-    large = [number for number, ml in enumerate(sizes, start=1) if ml >= LUNG_ML]
-    return np.isin(parts, [number for number in large if np.median(case.source[parts == number]) > GAS_HU])
+    parts, count = ndimage.label(dark)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1) * np.prod(case.spacing) / 1000
+    lung = np.zeros(count + 1, bool)
+    for number, box in enumerate(ndimage.find_objects(parts), start=1):
+        if sizes[number] >= LUNG_ML:
+            lung[number] = np.median(case.source[box][parts[box] == number]) > GAS_HU
+    return lung[parts]
 
 
 def _near(blob: Blob, others: list[Blob]) -> bool:

@@ -81,8 +81,8 @@ def judge(
     notes = []
     try:
         verdict = _checked(volumes, names, checks)
-        not_hu = looks_like_hu(source.data) and not looks_like_hu(prediction.data)
-        if truth is None and not_hu and "scale_drift" not in verdict.values:
+        without_hu = truth is None and "scale_drift" not in verdict.values
+        if without_hu and looks_like_hu(source.data) and not looks_like_hu(prediction.data):
             text = "The source is CT in HU but the prediction is not, so its HU could not be checked."
             notes.append(Reason("unchecked", "pass", text))
         found, values, excused, regions = verdict.reasons, dict(verdict.values), verdict.excused, verdict.regions
@@ -109,7 +109,9 @@ def _too_thin(source: Volume) -> str:
         return "the volume is one voxel thick along an axis"
     coarse = [n // k for n, k in zip(shape, coarse_factor(source.spacing, shape), strict=True)]
     return (
-        f"the volume is one voxel thick along an axis of the checked grid ({COARSE_MM:g} mm)" if min(coarse) < 2 else ""
+        f"the volume is one voxel thick along an axis of the checked grid (up to {COARSE_MM:g} mm)"
+        if min(coarse) < 2
+        else ""
     )
 
 
