@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from medgen.qa.case import Checked, Status
 from medgen.qa.measures.masks import closed, dilated, eroded, opened
-from medgen.qa.measures.new_structures import RADII_MM, Blob, brighter, new_structures
+from medgen.qa.measures.new_structures import RADII_MM, Blob, brighter, edges_and_tissues, new_structures
 from medgen.qa.measures.rendition import match_rendition
 from medgen.terminology import is_homogeneous
 
@@ -22,6 +22,9 @@ LABEL_FACTOR = 0.8  # of new_structure_z within a label of CT, where correct pai
 # significantly in a wide region, and the lesion was found anywhere in it: missed in 2 of 12 patients, now in none.
 SHOWN_SHARE = 0.25
 MOST = 3  # maximum number of reported new structures, strongest first
+
+
+Maps = tuple[np.ndarray, np.ndarray]  # of `edges_and_tissues`
 
 
 def new_structure_findings(case: Checked) -> None:
@@ -74,12 +77,17 @@ def _new_relative_to(case: Checked, other: np.ndarray, least: float = 0.0) -> tu
     """
     inner, smooth = eroded(case.body, 2), case.smooth_source
     matched = match_rendition(case.output, other, inner, case.spacing) if case.hu else other
+    known = edges_and_tissues(matched, case.spacing)
     min_contrast = case.limits.new_structure_contrast if case.hu else least
-    labelled = [blob for mask in _labelled(case, inner) for blob in _blobs(case, matched, mask, "labels", min_contrast)]
+    labelled = [
+        blob for mask in _labelled(case, inner) for blob in _blobs(case, matched, mask, "labels", min_contrast, known)
+    ]
     if not case.hu:
-        return _blobs(case, matched, inner, "images", min_contrast), labelled
+        return _blobs(case, matched, inner, "images", min_contrast, known), labelled
     tissues = list(_tissues(case, inner, smooth))
-    plain = [blob for mask, min_contrast in tissues for blob in _blobs(case, matched, mask, "images", min_contrast)]
+    plain = [
+        blob for mask, min_contrast in tissues for blob in _blobs(case, matched, mask, "images", min_contrast, known)
+    ]
     plain += [blob for blob in _added_to_fat(case, other, matched, tissues[0][0]) if not _near(blob, plain)]
     return plain + _nodules(case, matched, inner, smooth), labelled
 
@@ -145,7 +153,7 @@ def _large_labels(case: Checked, inner: np.ndarray) -> list[int]:
     return [int(value) for value in np.flatnonzero(millilitres >= LARGE_ML) if value]
 
 
-def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray, by: str, min_contrast: float) -> list[Blob]:
+def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray, by: str, min_contrast: float, known: Maps) -> list[Blob]:
     if mask.sum() < LEAST_VOXELS:
         return []
     margin = [int(20 / s) for s in case.spacing]
@@ -158,6 +166,7 @@ def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray, by: str, min_cont
         case.spacing,
         least_z=_least_z(case, by),
         least_contrast=min_contrast,
+        known=(known[0][box], known[1][box]),
         radii=RADII_MM[1:] if case.hu else RADII_MM,  # in CT beam hardening and kernels leave spots of 8 mm
     )
     corner = np.multiply([b.start for b in box], case.spacing)

@@ -47,6 +47,7 @@ def new_structures(
     least_z: float = 8.0,
     least_contrast: float = 0.0,
     radii: Sequence[float] = RADII_MM,
+    known: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[Blob]:
     """Find round structures of ``image`` at positions where ``other`` has no edge, strongest first.
 
@@ -67,17 +68,20 @@ def new_structures(
         least_z: minimum contrast / noise of a blob.
         least_contrast: minimum contrast of a blob, in the unit of ``image``.
         radii: of the filters, mm.
+        known: `edges_and_tissues` of ``other``, if they were computed before.
     """
     if not mask.any():
         return []
     image, other = (v.astype(np.float32, copy=False) for v in (image, other))
-    flat = mask & _flat(other, mask, spacing)
+    slope, smooth = known or edges_and_tissues(other, spacing)
+    flat = mask & (slope <= STEEP * np.quantile(sampled(slope, mask), 0.2))  # the lowest fifth is noise
     change = image - _slope(other[mask], image[mask]) * other  # cancels what both show, and copied noise
-    smooth = gaussian(other, [2.0 / s for s in spacing])
     mean, scatter = _predicted(change, smooth, flat, spacing)
     rest, typical = (change - mean) * flat, float(np.median(sampled(scatter, flat)))
     scatter = np.maximum(scatter, 0.8 * typical)  # few similar voxels have a small spread by chance
     found: list[Blob] = []
+    if float(rest.max() - rest.min()) < least_contrast * BALL:  # the filters' responses are less than this
+        return found
     for radius in radii:
         sigma = [radius / np.sqrt(3) / s for s in spacing]
         response, fewer = _masked_dog(rest, flat, sigma)
@@ -100,6 +104,11 @@ def new_structures(
             place = tuple(float(p) for p in at * np.array(spacing))
             found.append(Blob(place, 2 * radius, float(response[tuple(at)]) / BALL, height))  # type: ignore[arg-type]
     return _strongest(found)
+
+
+def edges_and_tissues(other: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient magnitude of an image for its edges, and the image smoothed, which tells tissues apart."""
+    return gradient_magnitude(other, [EDGE_MM / s for s in spacing]), gaussian(other, [2.0 / s for s in spacing])
 
 
 def brighter(
@@ -236,12 +245,6 @@ def _variance(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> np.nda
     share = np.maximum(gaussian(mask, sigma), 0.1)
     mean, square = (gaussian(x, sigma) / share for x in (v, v * v))
     return np.maximum(square - mean**2, 0)
-
-
-def _flat(v: np.ndarray, mask: np.ndarray, spacing: Spacing) -> np.ndarray:
-    """Voxels whose gradient is not far above the lowest fifth, which is noise."""
-    slope = gradient_magnitude(v, [EDGE_MM / s for s in spacing])
-    return slope <= STEEP * np.quantile(sampled(slope, mask), 0.2)
 
 
 def _peaks(z: np.ndarray, least: float) -> list[tuple[np.ndarray, float]]:
