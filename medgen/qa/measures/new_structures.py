@@ -73,9 +73,9 @@ def new_structures(
     if not mask.any():
         return []
     image, other = (v.astype(np.float32, copy=False) for v in (image, other))
-    slope, smooth = known or edges_and_tissues(other, spacing)
-    flat = mask & (slope <= STEEP * np.quantile(sampled(slope, mask), 0.2))  # the lowest fifth is noise
-    change = image - _slope(other[mask], image[mask]) * other  # cancels what both show, and copied noise
+    steepness, smooth = known or edges_and_tissues(other, spacing)
+    flat = mask & (steepness <= STEEP * np.quantile(sampled(steepness, mask), 0.2))  # the lowest fifth is noise
+    change = image - slope(other[mask], image[mask]) * other  # cancels what both show, and copied noise
     mean, scatter = _predicted(change, smooth, flat, spacing)
     rest, typical = (change - mean) * flat, float(np.median(sampled(scatter, flat)))
     scatter = np.maximum(scatter, 0.8 * typical)  # few similar voxels have a small spread by chance
@@ -200,7 +200,7 @@ def _predicted(
     return result[0], result[1]
 
 
-def _slope(x: np.ndarray, y: np.ndarray) -> float:
+def slope(x: np.ndarray, y: np.ndarray) -> float:
     """Least-squares slope of y on x: about 1 for CT in HU, any value for two MR contrasts."""
     x, y = x - x.mean(dtype=np.float64), y - y.mean(dtype=np.float64)
     power = float((x * x).sum())

@@ -63,7 +63,7 @@ def lost_in_wall(source: np.ndarray, output: np.ndarray, body: np.ndarray, spaci
 
 
 def wall_depth(hu: np.ndarray, spacing: Sequence[float], slices: Sequence[int] | None = None) -> np.ndarray:
-    """Depth (mm) below the outer surface of the trunk's muscles, in each slice; 0 outside, infinite without a surface.
+    """Depth (mm) below the outer surface of the trunk's muscles, in each slice; 0 outside.
 
     The trunk is the body without the fat that is connected to its skin, with gaps of up to 24 mm closed. What lies
     beyond a cropped field of view counts as trunk, so that organs at its border are deep.
@@ -91,9 +91,6 @@ def wall_depth(hu: np.ndarray, spacing: Sequence[float], slices: Sequence[int] |
         plane = np.pad(inner[:, :, k], reach, mode="edge")[:, :, None]
         disc = CLOSED_MM, (*in_plane, np.inf)
         trunk = deeper(ndimage.binary_fill_holes(within(plane, *disc)[:, :, 0])[:, :, None], *disc)[:, :, 0]
-        if trunk.all():  # no surface in the field of view; scipy's distances would be those to a corner
-            depth[:, :, k] = np.inf
-            continue
         depth[:, :, k] = ndimage.distance_transform_edt(trunk, sampling=in_plane)[reach:-reach, reach:-reach]
     return depth
 
