@@ -73,7 +73,6 @@ class Checked:
         default_factory=dict
     )  # limits of the mean HU of labelled structures
 
-    shift_limit: tuple[float, float, float] | None = None  # voxels along each axis; None: that of ``limits``
     maps: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # see `shared`
 
     def shared(self, name: str, image: np.ndarray, compute: Callable[[], np.ndarray]) -> np.ndarray:

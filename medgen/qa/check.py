@@ -6,8 +6,8 @@ says what a pass does not prove.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,8 @@ from medgen.qa.case import Checked, Reason, Spacing, Status
 from medgen.qa.limits import Thresholds
 from medgen.qa.measures import enhancement
 
-LESION_MARGIN_MM = 12.0  # around lesions; the tissue that a lesion is compared with lies within 8 mm
 RANK: dict[Status, int] = {"pass": 0, "review": 1, "fail": 2}
-# Finer grids are averaged to voxels of at most this size. The limits were chosen on grids of 2.5 to 4 mm.
-COARSE_MM = 2.75
-FINE_MM = 2.0  # about this size for lesions with masks, which may be small, and for the limit of shifts
+COARSE_MM = 2.0  # finer grids are averaged to about this voxel size, which limits time and memory
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def check_case(
     findings.geometry_findings(case)
     if not any(reason.fault == "flip" for reason in case.reasons):  # a flip causes all other findings
         images = [image for image in (source, output, truth) if image is not None]
-        _content_findings(case, partial(_around_lesions, case, source, output, truth, labels, lesions, spacing))
+        _content_findings(case)
         if labels is not None and case.names:
             _organ_findings(case, images, labels, case.names, spacing, "labels")
         if segment is not None:
@@ -102,7 +99,7 @@ def check_case(
     return Verdict(status, tuple(reasons), case.values, tuple(case.excused), case.regions)
 
 
-def _content_findings(case: Checked, around_lesions: Callable[[], Checked]) -> None:
+def _content_findings(case: Checked) -> None:
     findings.structure_findings(case)
     if case.hu:
         findings.hounsfield_findings(case)
@@ -110,7 +107,7 @@ def _content_findings(case: Checked, around_lesions: Callable[[], Checked]) -> N
             findings.left_over_findings(case)
             findings.darkened_findings(case)
             findings.lost_in_wall_findings(case)
-    lesion_findings.lesion_findings(around_lesions())
+    lesion_findings.lesion_findings(case)
     new_structure_findings.new_structure_findings(case)
 
 
@@ -161,39 +158,6 @@ def _prepared(
         limits=limits,
         hu=limits.hounsfield and looks_like_hu(source) and _hu_expected(output, truth, limits),
         origin=np.array([c.start for c in crop]) * step + (step - spacing) / 2,
-        shift_limit=tuple(limits.shift_voxels * np.divide(_fine_factor(spacing, source.shape), factor)),  # type: ignore[arg-type]
-    )
-
-
-def _around_lesions(
-    case: Checked,
-    source: np.ndarray,
-    output: np.ndarray,
-    truth: np.ndarray | None,
-    labels: np.ndarray | None,
-    lesions: np.ndarray | None,
-    spacing: Spacing,
-) -> Checked:
-    """The case on a grid of about `FINE_MM`, in the box of its lesions; findings are added to the same lists."""
-    factor = _fine_factor(spacing, source.shape)
-    if lesions is None or factor == coarse_factor(spacing, source.shape) or not lesions.any():
-        return case
-    box = ndimage.find_objects((lesions > 0).view(np.uint8))[0]
-    margin = [int(np.ceil(LESION_MARGIN_MM / s)) for s in spacing]
-    crop = tuple(
-        slice(max(b.start - m, 0) // k * k, -(-(b.stop + m) // k) * k)
-        for b, m, k in zip(box, margin, factor, strict=True)
-    )
-    step = np.multiply(spacing, factor)
-    return replace(
-        case,
-        source=_averaged(source[crop], factor),
-        output=_averaged(output[crop], factor),
-        truth=None if truth is None else _averaged(truth[crop], factor),
-        labels=None if labels is None else _block_labels(labels[crop], factor),
-        lesions=_block_labels(lesions[crop], factor),
-        spacing=(float(step[0]), float(step[1]), float(step[2])),
-        origin=np.array([c.start for c in crop]) * spacing + (step - spacing) / 2,
     )
 
 
@@ -216,12 +180,7 @@ def _body_crop(body: np.ndarray, margin: int = 3) -> tuple[slice, ...]:
 
 def coarse_factor(spacing: Sequence[float], shape: Sequence[int]) -> list[int]:
     """Number of voxels along each axis that are averaged to one voxel of the checked grid."""
-    return [max(1, min(int(COARSE_MM / s), n)) for s, n in zip(spacing, shape, strict=True)]
-
-
-def _fine_factor(spacing: Sequence[float], shape: Sequence[int]) -> list[int]:
-    factors = [max(1, min(round(FINE_MM / s), n)) for s, n in zip(spacing, shape, strict=True)]
-    return [min(fine, coarse) for fine, coarse in zip(factors, coarse_factor(spacing, shape), strict=True)]
+    return [max(1, min(round(COARSE_MM / s), n)) for s, n in zip(spacing, shape, strict=True)]
 
 
 def _averaged(v: np.ndarray, factor: Sequence[int]) -> np.ndarray:

@@ -109,9 +109,7 @@ def _too_thin(source: Volume) -> str:
         return "the volume is one voxel thick along an axis"
     coarse = [n // k for n, k in zip(shape, coarse_factor(source.spacing, shape), strict=True)]
     return (
-        f"the volume is one voxel thick along an axis of the checked grid (up to {COARSE_MM:g} mm)"
-        if min(coarse) < 2
-        else ""
+        f"the volume is one voxel thick along an axis of the checked grid ({COARSE_MM:g} mm)" if min(coarse) < 2 else ""
     )
 
 

@@ -200,20 +200,3 @@ def test_a_truth_in_another_unit_does_not_switch_the_checks_of_hu_off(patient):
     assert [(r.fault, r.status) for r in good.reasons] == [("truth", "review")] and "not in HU" in good.reasons[0].text
     bad = check_case(patient.contrast, patient.contrast, MM, truth=scaled)
     assert bad.status == "fail" and "enhancement" in faults(bad)
-
-
-def test_fine_scans_are_checked_on_a_coarser_grid_but_for_small_lesions_and_shifts(patient):
-    """Voxels of 0.9 mm: findings on a grid of 2.7 mm, lesions on one of 1.8 mm, shifts by the limit of the latter."""
-    mm = (0.9,) * 3
-    assert safety.coarse_factor(mm, patient.contrast.shape) == [3, 3, 3]
-    scan, lesion = patient.contrast.copy(), np.zeros(patient.contrast.shape, bool)
-    x, y, z = np.argwhere(ndimage.binary_erosion(patient.labels == LABELS["liver"], iterations=6))[0]
-    lesion[x - 3 : x + 4, y - 3 : y + 4, z - 3 : z + 4] = True  # 0.25 ml: 43 voxels of 1.8 mm, 13 of 2.7 mm
-    scan[lesion] -= 120
-    erased = np.where(lesion, patient.contrast[patient.labels == LABELS["liver"]].mean(), scan)
-    for output, lost in ((scan, 0), (erased.astype(np.float32), 1)):
-        verdict = check_case(scan, output, mm, lesions=lesion, thresholds=Thresholds(contrast_removed=False))
-        assert verdict.values["lesions"] == 1 and verdict.values["lesions_lost"] == lost
-        assert ("lesion_lost" in faults(verdict)) == bool(lost)
-    moved = ndimage.shift(scan, (1.22, 0, 0), order=1, mode="nearest")  # 1.1 mm: half a voxel is 0.9 and 1.35 mm
-    assert "shift" in faults(check_case(scan, moved, mm))
