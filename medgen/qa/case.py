@@ -1,6 +1,6 @@
 """The case under check and its findings, shared by the modules of findings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal
@@ -8,7 +8,10 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
+from medgen.data.fast_filters import gaussian
 from medgen.qa.limits import Thresholds
+from medgen.qa.measures.hounsfield import SMOOTH_MM
+from medgen.qa.measures.structure import edges
 
 Status = Literal["pass", "review", "fail"]
 Spacing = tuple[float, float, float]
@@ -69,6 +72,24 @@ class Checked:
     regions: dict[str, tuple[float, float]] = field(
         default_factory=dict
     )  # limits of the mean HU of labelled structures
+
+    maps: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # see `shared`
+
+    def shared(self, name: str, image: np.ndarray, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """A map of one of the images of this case, such as its edges, that several findings use; computed once."""
+        key = id(image), name
+        if key not in self.maps:
+            self.maps[key] = image, compute()  # the image is kept, so that no other one gets its id
+        return self.maps[key][1]
+
+    def edges(self, image: np.ndarray) -> np.ndarray:
+        """`structure.edges` of an image of this case."""
+        return self.shared("edges", image, lambda: edges(image, self.spacing))
+
+    @property
+    def smooth_source(self) -> np.ndarray:
+        """The source after a Gaussian filter of `SMOOTH_MM`, by which tissues are told apart."""
+        return self.shared("smooth", self.source, lambda: gaussian(self.source, [SMOOTH_MM / s for s in self.spacing]))
 
     @property
     def unit(self) -> str:

@@ -7,6 +7,7 @@ translation.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from medgen.terminology import is_lesion
 # 0.99 and more, different patients of the embedded cohort on one grid of 5 mm up to 0.49.
 SAME_SCAN, SAME_CT = 0.47, 0.55
 UNCLEAR_FLIP = 0.05  # gain up to which a flip is not told from another scan; flipped outputs gain 0.6 to 1.0
+SHARED_EDGES_MM = 2.5  # finest voxel size up to which shifts are measured by the edges of the other findings (2 mm)
 FAIL_FACTOR = 1.5  # a value beyond this multiple of its limit fails, below it asks for review
 
 
@@ -31,11 +33,11 @@ def geometry_findings(case: Checked) -> None:
     if inside.size and inside.min() == inside.max():
         case.add("structure", "fail", f"The output has the value {inside[0]:g} in the whole body and shows nothing.")
         return
-    gains = geometry.flip_gains(case.source, case.output, case.body, case.spacing)
+    gains = _flip_gains(case, case.source)
     case.values |= {f"flip_gain_{side}": float(gain) for side, gain in zip(geometry.SIDES, gains, strict=True)}
     limit, versus_truth = case.limits.flip_gain, gains
     if case.truth is not None and (gains > limit).any():
-        versus_truth = geometry.flip_gains(case.truth, case.output, case.body, case.spacing)
+        versus_truth = _flip_gains(case, case.truth)
     for side, gain, own in zip(geometry.SIDES, gains, versus_truth, strict=True):
         if gain > limit and gain <= limit + UNCLEAR_FLIP:  # then everything else is checked too
             text = (
@@ -53,13 +55,23 @@ def geometry_findings(case: Checked) -> None:
         _shift(case)
 
 
+def _flip_gains(case: Checked, image: np.ndarray) -> np.ndarray:
+    known = case.edges(image), case.edges(case.output)
+    return geometry.flip_gains(image, case.output, case.body, case.spacing, known=known)
+
+
+def _measured_shift(case: Checked, image: np.ndarray) -> np.ndarray:
+    known = (case.edges(image), case.edges(case.output)) if min(case.spacing) <= SHARED_EDGES_MM else None
+    return geometry.measure_shift(image, case.output, case.spacing, known=known)
+
+
 def _shift(case: Checked) -> None:
-    moved = versus_truth = geometry.measure_shift(case.source, case.output, case.spacing)
+    moved = versus_truth = _measured_shift(case, case.source)
+    limit = case.limits.shift_voxels
     axes = list(zip(geometry.SIDES, moved, case.spacing, strict=True))
     case.values |= {f"shift_mm_{side}": float(voxels * step) for side, voxels, step in axes}
-    limit = case.limits.shift_voxels
     if case.truth is not None and (np.abs(moved) > limit).any():
-        versus_truth = geometry.measure_shift(case.truth, case.output, case.spacing)
+        versus_truth = _measured_shift(case, case.truth)
     for (side, voxels, step), own in zip(axes, versus_truth, strict=True):
         if abs(voxels) > limit:
             text = (
@@ -123,7 +135,9 @@ def truth_findings(case: Checked) -> None:
 def _structure(case: Checked, image: np.ndarray) -> dict[str, float]:
     pair = image, case.output
     return {
-        "edge_correlation": structure.edge_correlation(*pair, case.body, case.spacing),
+        "edge_correlation": structure.edge_correlation(
+            *pair, case.body, case.spacing, known=(case.edges(image), case.edges(case.output))
+        ),
         "gradient_agreement": structure.gradient_agreement(*pair, case.body, case.spacing),
         "mind_distance": structure.mind_distance(*pair, case.body),
     }
@@ -160,7 +174,13 @@ def hounsfield_findings(case: Checked) -> None:
 
 def _change(case: Checked, image: np.ndarray) -> dict[str, tuple[float, float]]:
     return hounsfield.unenhancing_change(
-        image, case.output, case.body, case.spacing, labels=case.labels, names=case.names
+        image,
+        case.output,
+        case.body,
+        case.spacing,
+        labels=case.labels,
+        names=case.names,
+        smooth=case.smooth_source if image is case.source else None,
     )
 
 
@@ -185,7 +205,8 @@ def left_over_findings(case: Checked) -> None:
         "{total:.0f} ml of soft tissue are still enhanced (limit {limit:g} ml); the largest part, {ml:.0f} ml around "
         "{place}, has {output:.0f} HU (input {source:.0f} HU)."
     )
-    _volume_finding(case, "enhancement", "residual_enhancement_ml", enhancement.residual_enhancement, text)
+    find = partial(enhancement.residual_enhancement, smooth=case.smooth_source)
+    _volume_finding(case, "enhancement", "residual_enhancement_ml", find, text)
 
 
 def darkened_findings(case: Checked) -> None:

@@ -81,8 +81,8 @@ def judge(
     notes = []
     try:
         verdict = _checked(volumes, names, checks)
-        not_hu = looks_like_hu(source.data) and not looks_like_hu(prediction.data)
-        if truth is None and not_hu and "scale_drift" not in verdict.values:
+        without_hu = truth is None and "scale_drift" not in verdict.values
+        if without_hu and looks_like_hu(source.data) and not looks_like_hu(prediction.data):
             text = "The source is CT in HU but the prediction is not, so its HU could not be checked."
             notes.append(Reason("unchecked", "pass", text))
         found, values, excused, regions = verdict.reasons, dict(verdict.values), verdict.excused, verdict.regions

@@ -65,3 +65,22 @@ def test_a_constant_image_stays_exactly_constant(value):
     v = np.full((50, 8, 6), value, np.float32)
     assert (gaussian(v, (2.0, 2.0, 1.0)) == v).all()
     assert (gradient_magnitude(v, (2.0, 2.0, 1.0), mode="nearest") == 0).all()
+
+
+def test_volumes_in_one_array_are_smoothed_each():
+    v = np.random.default_rng(5).normal(0, 100, (20, 17, 9, 3)).astype(np.float32)
+    found = gaussian(v, (2.0, 1.0, 0.7))
+    for n in range(3):
+        np.testing.assert_allclose(found[..., n], gaussian(v[..., n], (2.0, 1.0, 0.7)), atol=1e-3)
+
+
+def test_products_are_too_small_for_threads_of_blas(monkeypatch):
+    sizes, matmul = [], np.matmul
+
+    def recorded(a, b, out):
+        sizes.append(a.shape[-2] * a.shape[-1] * b.shape[-1])
+        return matmul(a, b, out=out)
+
+    monkeypatch.setattr(np, "matmul", recorded)
+    gaussian(np.ones((70, 90, 100), np.float32), (3.0, 3.0, 3.0))
+    assert 0 < max(sizes) <= 2**18

@@ -8,6 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian
+from medgen.qa.measures.hounsfield import SMOOTH_MM
+from medgen.qa.measures.masks import dilated, eroded, opened, sampled
 from medgen.qa.measures.rendition import mean_bounds
 from medgen.terminology import is_enhancing, is_pathology, is_vessel, structure_of, words
 
@@ -35,6 +37,8 @@ CORE_MM = 2.0  # distance of the core from the border; at least one voxel
 RESIDUAL_HU = ((150.0, 165.0), (75.0, 62.0))  # HU of the source, and the output HU above which contrast medium remains
 # Bone is rough: its standard deviation over ROUGH_MM is more than ROUGH times that of soft tissue.
 ROUGH_MM, ROUGH = 2.5, 1.8
+RESIDUAL_MM = 4.0  # sigma of the means of `residual_enhancement`
+FILTER_REACH = 4  # sigmas after which a filter is cut off
 MIN_SIGMA = 0.625  # voxels: a narrower Gaussian covers a single voxel, so that no roughness could be measured
 DARKENED_HU, DENSE_HU, DENSE_MM = 40.0, 120.0, 2.0  # see `darkened_dense`
 CALCIUM_HU = 130.0  # Agatston et al., J Am Coll Cardiol 1990;15:827
@@ -183,7 +187,11 @@ def partial_volume(image: np.ndarray, inside: np.ndarray) -> float:
 
 
 def residual_enhancement(
-    source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing: Sequence[float]
+    source: np.ndarray,
+    output: np.ndarray,
+    body: np.ndarray,
+    spacing: Sequence[float],
+    smooth: np.ndarray | None = None,
 ) -> list[Region]:
     """Find regions of the output that only contrast medium makes so bright, without labels; largest first.
 
@@ -202,29 +210,55 @@ def residual_enhancement(
         source, output: (X, Y, Z) HU on one grid.
         body: (X, Y, Z) bool.
         spacing: mm.
+        smooth: the source after a Gaussian filter of 2.5 mm, if it was computed before.
     """
-    source, output = source.astype(np.float32), output.astype(np.float32)
-    smooth = gaussian(source, [2.5 / s for s in spacing])
-    candidates = ndimage.binary_erosion((smooth > 100) & (smooth < 300) & body)
+    source, output = source.astype(np.float32, copy=False), output.astype(np.float32, copy=False)
+    smooth = gaussian(source, [SMOOTH_MM / s for s in spacing]) if smooth is None else smooth
+    candidates = eroded((smooth > 100) & (smooth < 300) & body)
     if not candidates.any():
         return []
-    before, after = (_masked_mean(v, candidates, spacing) for v in (source, output))
-    rough = _roughness(source, candidates, spacing)
-    soft = ndimage.binary_erosion((smooth > 0) & (smooth < 100) & body)
-    noise = np.median(_roughness(source, soft, spacing)[soft] if soft.any() else rough[candidates])
-    unchanged = before - after < 0.15 * (before - 55)
-    bone = candidates & unchanged & (rough > ROUGH * noise)
-    calcium = (output > CALCIUM_HU) & (source > before + CALCIUM_ABOVE_BLOOD)
-    after = _masked_mean(output, candidates & ~calcium, spacing)
-    bright = candidates & (after > np.interp(before, *RESIDUAL_HU)) & (before < 250)
-    kept = ndimage.binary_opening(bright & ~ndimage.binary_dilation(bone, iterations=2))
-    return _regions(kept, before, after, spacing)
+    before, after = _masked_means((source, output), candidates, spacing)
+    # Excluding bone and calcium, which is brighter than the limits, only removes regions from these.
+    possible = opened(candidates & (after > _residual_limit(before)) & (before < 250))
+    if not possible.any():
+        return []
+    soft = eroded((smooth > 0) & (smooth < 100) & body)
+    tissue = soft if soft.any() else candidates
+    noise = np.median(sampled(_roughness(source, tissue, spacing), tissue))
+    twice, once = (np.multiply(FILTER_REACH, _sigma(mm, spacing)) + 1 for mm in (ROUGH_MM, RESIDUAL_MM))
+    box = _box(possible, np.maximum(2 * twice + 3, once))
+    x, y, inside, mean, allowed = (v[box] for v in (source, output, candidates, before, possible))
+    rough = _roughness(x, inside, spacing)
+    unchanged = mean - after[box] < 0.15 * (mean - 55)
+    bone = inside & unchanged & (rough > ROUGH * noise)
+    calcium = (y > CALCIUM_HU) & (x > mean + CALCIUM_ABOVE_BLOOD)
+    (left,) = _masked_means((y,), inside & ~calcium, spacing)
+    bright = allowed & (left > _residual_limit(mean))
+    return _regions(opened(bright & ~dilated(bone, 2)), mean, left, spacing, box)
+
+
+def _residual_limit(before: np.ndarray) -> np.ndarray:
+    """HU of the output above which contrast medium remains, by the HU of the source: `RESIDUAL_HU`, interpolated."""
+    (low, high), (above_low, above_high) = RESIDUAL_HU
+    return above_low + (above_high - above_low) * np.clip((before - low) / (high - low), 0, 1)
+
+
+def _box(mask: np.ndarray, margin: Sequence[float] | np.ndarray) -> tuple[slice, ...]:
+    """Bounding box of a mask with a margin in voxels, so that filters of the mask do not reach its border."""
+    reach = np.ceil(margin).astype(int)
+    box = ndimage.find_objects(mask.view(np.uint8))[0]
+    return tuple(slice(max(b.start - r, 0), b.stop + r) for b, r in zip(box, reach, strict=True))
 
 
 def _roughness(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Standard deviation (HU) over `ROUGH_MM` within a mask."""
-    near = _masked_mean(image, mask, spacing, ROUGH_MM)
-    return np.sqrt(np.maximum(_masked_mean((image - near) ** 2, mask, spacing, ROUGH_MM), 0))
+    sigma = _sigma(ROUGH_MM, spacing)
+    weight = np.maximum(gaussian(mask, sigma), 1e-3)
+    near = gaussian(image * mask, sigma) / weight
+    near -= image
+    np.square(near, out=near)
+    near *= mask
+    return np.sqrt(np.maximum(gaussian(near, sigma) / weight, 0))
 
 
 def darkened_dense(source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing: Sequence[float]) -> list[Region]:
@@ -245,9 +279,13 @@ def darkened_dense(source: np.ndarray, output: np.ndarray, body: np.ndarray, spa
     sigma = [max(DENSE_MM / s, 1.0) for s in spacing]
     x, y = (np.clip(v, -200, 1000).astype(np.float32) for v in (source, output))
     before, after = gaussian(x, sigma), gaussian(y, sigma)
-    least, _ = mean_bounds(x, sigma)
-    mask = body & (least - after > DARKENED_HU) & (after > DENSE_HU)
-    return _regions(mask, before, after, spacing)
+    possible = body & (before - after > DARKENED_HU) & (after > DENSE_HU)
+    if not possible.any():
+        return []
+    box = _box(possible, [FILTER_REACH * (s + 1) + 2 for s in sigma])
+    least, _ = mean_bounds(x[box], sigma)  # at most the mean
+    mask = possible[box] & (least - after[box] > DARKENED_HU)
+    return _regions(mask, before[box], after[box], spacing, box)
 
 
 def phase(hu: Mapping[str, float], collecting: float | None = None) -> Phase:
@@ -282,19 +320,31 @@ def phase(hu: Mapping[str, float], collecting: float | None = None) -> Phase:
     return "portal_venous"
 
 
-def _masked_mean(v: np.ndarray, mask: np.ndarray, spacing: Sequence[float], mm: float = 4.0) -> np.ndarray:
-    """Gaussian mean over the voxels of the mask; sigma ``mm``, at least `MIN_SIGMA` voxels."""
-    sigma = [max(mm / s, MIN_SIGMA) for s in spacing]
+def _masked_means(images: Sequence[np.ndarray], mask: np.ndarray, spacing: Sequence[float]) -> list[np.ndarray]:
+    """Gaussian means of images over the voxels of the mask, `RESIDUAL_MM`."""
+    sigma = _sigma(RESIDUAL_MM, spacing)
     weight = np.maximum(gaussian(mask, sigma), 1e-3)
-    return gaussian(np.where(mask, v, 0), sigma) / weight
+    return [gaussian(v * mask, sigma) / weight for v in images]
 
 
-def _regions(mask: np.ndarray, before: np.ndarray, after: np.ndarray, spacing: Sequence[float]) -> list[Region]:
+def _sigma(mm: float, spacing: Sequence[float]) -> list[float]:
+    return [max(mm / s, MIN_SIGMA) for s in spacing]
+
+
+def _regions(
+    mask: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    spacing: Sequence[float],
+    within: tuple[slice, ...] = (slice(0), slice(0), slice(0)),
+) -> list[Region]:
+    """Connected parts of a mask, largest first; ``within``: the box of the volume in which the arrays lie."""
     parts, _ = ndimage.label(mask)
     found = []
     for number, box in enumerate(ndimage.find_objects(parts), start=1):
         inside = parts[box] == number
-        place = [float(p) for p in (_central_voxel(inside, spacing) + [b.start for b in box]) * spacing]
+        corner = [b.start + (w.start or 0) for b, w in zip(box, within, strict=True)]
+        place = [float(p) for p in (_central_voxel(inside, spacing) + corner) * spacing]
         ml = float(inside.sum() * np.prod(spacing)) / 1000
         found.append(
             Region((place[0], place[1], place[2]), ml, *(float(v[box][inside].mean()) for v in (before, after)))

@@ -4,14 +4,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medgen.data.fast_filters import gradient_magnitude
+from medgen.qa.measures.masks import sampled
+from medgen.qa.measures.structure import EDGE_MM, edges
 
 SIDES = ("left-right", "front-back", "head-foot")  # the axes of a canonical (RAS) volume
+ROW = 4096  # voxels of one scalar product
 ROUNDS = 4  # over the axes; a correct pair needs one, a shift along one axis two
 
 
 def flip_gains(
-    source: np.ndarray, output: np.ndarray, mask: np.ndarray, spacing: Sequence[float], *, sigma_mm: float = 2.0
+    source: np.ndarray,
+    output: np.ndarray,
+    mask: np.ndarray,
+    spacing: Sequence[float],
+    *,
+    sigma_mm: float = EDGE_MM,
+    known: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
     """Gain in edge correlation from flipping the source along each axis.
 
@@ -23,20 +31,32 @@ def flip_gains(
         source, output: (X, Y, Z) on one grid.
         mask: (X, Y, Z) bool, the body in the source; it is flipped too.
         spacing: mm.
+        sigma_mm: sigma of the Gaussian smoothing against noise.
+        known: `structure.edges` of both, if they were computed before.
 
     Returns:
         (3,): correlation of the output's edges with those of the flipped source, minus that with the unflipped one.
     """
-    sigma = [sigma_mm / s for s in spacing]
-    a, b = (gradient_magnitude(v, sigma, mode="nearest") for v in (source, output))
+    a, b = known or (edges(v, spacing, sigma_mm) for v in (source, output))
+    a, b = (np.asarray(v - v.mean(dtype=np.float64), np.float32) for v in (a, b))
     gains = []
     for axis in range(3):
-        both = mask | np.flip(mask, axis)
-        gains.append(_correlation(np.flip(a, axis)[both], b[both]) - _correlation(a[both], b[both]))
+        both = (mask | np.flip(mask, axis)).astype(np.float32)
+        voxels, inside = float(both.sum(dtype=np.float64)), b * both
+        sums_a, sums_b = ((_product(v, both), _product(v, w)) for v, w in ((a, a * both), (b, inside)))
+        norm = np.sqrt(_deviation(sums_a, voxels) * _deviation(sums_b, voxels))  # flipping does not change the sums
+        gains.append((_product(np.flip(a, axis), inside) - _product(a, inside)) / norm if norm > 0 else 0.0)
     return np.array(gains)
 
 
-def measure_shift(source: np.ndarray, output: np.ndarray, spacing: Sequence[float], *, reach: int = 3) -> np.ndarray:
+def measure_shift(
+    source: np.ndarray,
+    output: np.ndarray,
+    spacing: Sequence[float],
+    *,
+    reach: int = 3,
+    known: tuple[np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:
     """Shift of the output against the source along each axis, (3,) voxels, positive towards higher indices.
 
     The shift is the peak of the normalised cross-correlation of gradient magnitudes, refined by the parabola through it
@@ -48,41 +68,94 @@ def measure_shift(source: np.ndarray, output: np.ndarray, spacing: Sequence[floa
         source, output: (X, Y, Z) on one grid; an axis shorter than 2·reach + 3 voxels counts as not shifted.
         spacing: mm; edges are computed at the scale of the finest, so that noise does not count as an edge.
         reach: largest shift in voxels; larger ones are returned as ``reach``.
+        known: edges of both at about that scale, if they were computed before.
     """
-    sigma = [min(spacing) / s for s in spacing]
-    a, b = (gradient_magnitude(v, sigma, mode="nearest") for v in (source, output))
+    a, b = known or (edges(v, spacing, min(spacing)) for v in (source, output))
+    everywhere = np.ones(a.shape, bool)
     # Without a limit, metal and skin would dominate the correlation.
-    a, b = (np.minimum(edges, np.percentile(edges, 99)) for edges in (a, b))
+    a, b = (np.minimum(v, np.percentile(sampled(v, everywhere), 99)) for v in (a, b))
     axes = [axis for axis in range(3) if a.shape[axis] >= 2 * reach + 3]
+    pair = _Pair(a, b, reach)
     peak, found = [0, 0, 0], np.zeros(3)
     for _ in range(ROUNDS):
         before = tuple(peak)
         for axis in axes:
-            peak[axis], found[axis] = _axis_peak(a, b, peak, axis, reach)
+            peak[axis], found[axis] = _axis_peak(pair, peak, axis)
         if tuple(peak) == before:
             break
     return found
 
 
-def _axis_peak(a: np.ndarray, b: np.ndarray, lags: Sequence[int], axis: int, reach: int) -> tuple[int, float]:
-    """Best lag of ``b`` behind ``a`` along an axis, in whole voxels and refined; ``lags``: those of all axes."""
-    scores = [_correlation(*_overlap(a, b, [*lags[:axis], k, *lags[axis + 1 :]])) for k in range(-reach, reach + 1)]
+def _axis_peak(pair: "_Pair", lags: Sequence[int], axis: int) -> tuple[int, float]:
+    """Best lag along an axis, in whole voxels and refined; ``lags``: those of all axes."""
+    reach, scores = pair.reach, pair.correlations(lags, axis)
     k = int(np.argmax(scores))
     if k in (0, 2 * reach):
         return k - reach, float(k - reach)
-    left, top, right = scores[k - 1 : k + 2]
+    left, top, right = (float(score) for score in scores[k - 1 : k + 2])
     bend = left - 2 * top + right
     return k - reach, k - reach + (0.5 * (left - right) / bend if bend < 0 else 0.0)
 
 
-def _overlap(a: np.ndarray, b: np.ndarray, lags: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The overlapping parts of ``a`` and ``b`` if ``b`` lags ``a`` by ``lags`` voxels."""
-    part_a = tuple(slice(max(0, -lag), n - max(0, lag)) for lag, n in zip(lags, a.shape, strict=True))
-    part_b = tuple(slice(max(0, lag), n - max(0, -lag)) for lag, n in zip(lags, b.shape, strict=True))
-    return a[part_a], b[part_b]
+class _Pair:
+    """Correlations of two images at whole lags, each over the overlap of both.
+
+    Both are padded with zeros, so that a lag along any axis is a lag of the flat arrays, and the sum of the products is
+    one scalar product. The other sums are those over slices: what a lag leaves out lies at the ends.
+    """
+
+    def __init__(self, a: np.ndarray, b: np.ndarray, reach: int) -> None:
+        self.reach = reach
+        # near their means, the sums of squares lose no digits
+        self.a, self.b = (np.asarray(v - v.mean(dtype=np.float64), np.float32) for v in (a, b))
+        self.flat = [np.pad(v, [(0, reach)] * 3).ravel() for v in (self.a, self.b)]
+        self.steps = np.cumprod([1, *(n + reach for n in a.shape[:0:-1])])[::-1]
+
+    def correlations(self, lags: Sequence[int], axis: int) -> np.ndarray:
+        """(2·reach + 1,) for lags of ``b`` behind ``a`` from -reach to reach along an axis, with ``lags`` elsewhere."""
+        across = [0 if n == axis else lag for n, lag in enumerate(lags)]
+        n = self.a.shape[axis]
+        parts = zip((self.a, self.b), _overlap(self.a.shape, across), strict=True)
+        sums_a, sums_b = (_running_sums(v[part], axis) for v, part in parts)
+        count = np.prod([m - abs(lag) for lag, m in zip(across, self.a.shape, strict=True)]) / n
+        scores = []
+        for lag in range(-self.reach, self.reach + 1):
+            low, high = max(0, -lag), n - max(0, lag)
+            voxels = count * (high - low)
+            a, b = sums_a[:, high] - sums_a[:, low], sums_b[:, high + lag] - sums_b[:, low + lag]
+            product = self._flat_product(int(np.dot([*across[:axis], lag, *across[axis + 1 :]], self.steps)))
+            norm = np.sqrt(_deviation(a, voxels) * _deviation(b, voxels))
+            scores.append((product - a[0] * b[0] / voxels) / norm if norm > 0 else 0.0)
+        return np.array(scores)
+
+    def _flat_product(self, lag: int) -> float:
+        a, b = self.flat
+        a, b = (a[: a.size - lag], b[lag:]) if lag >= 0 else (a[-lag:], b[: b.size + lag])
+        whole = a.size // ROW * ROW
+        rest = float(np.dot(a[whole:], b[whole:]))
+        return rest + _product(*(v[:whole].reshape(1, -1, ROW) for v in (a, b)))
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a - a.mean(dtype=np.float64), b - b.mean(dtype=np.float64)
-    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum()) / norm if norm > 0 else 0.0
+def _product(a: np.ndarray, b: np.ndarray) -> float:
+    """Scalar product of two volumes, row by row: BLAS would use threads, see `fast_filters.ONE_THREAD`."""
+    return float(np.einsum("xyz,xyz->xy", a, b).sum(dtype=np.float64))
+
+
+def _deviation(sums: Sequence[float], voxels: float) -> float:
+    """Sum of squared deviations from the mean, from the sum of values and of squares; 0 below rounding errors."""
+    found = float(sums[1] - sums[0] ** 2 / voxels)
+    return found if found > 1e-10 * sums[1] else 0.0
+
+
+def _running_sums(v: np.ndarray, axis: int) -> np.ndarray:
+    """(2, n + 1): sums of the values and of their squares in all slices before each one along an axis."""
+    others = tuple(n for n in range(3) if n != axis)
+    sums = np.stack([v.sum(others, dtype=np.float64), np.square(v).sum(others, dtype=np.float64)])
+    return np.concatenate([np.zeros((2, 1)), sums.cumsum(1)], 1)
+
+
+def _overlap(shape: Sequence[int], lags: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The overlapping parts of two images of a shape if the second lags the first by ``lags`` voxels."""
+    part_a = tuple(slice(max(0, -lag), n - max(0, lag)) for lag, n in zip(lags, shape, strict=True))
+    part_b = tuple(slice(max(0, lag), n - max(0, -lag)) for lag, n in zip(lags, shape, strict=True))
+    return part_a, part_b

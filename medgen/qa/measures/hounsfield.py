@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian
+from medgen.qa.measures.masks import eroded
 from medgen.terminology import is_muscle
 
-# HU range of each tissue in the input after a Gaussian filter of 2.5 mm (ICRU Report 44; fat: Aubrey et al., Acta
+SMOOTH_MM = 2.5  # sigma of the Gaussian filter by which tissues are told apart
+# HU range of each tissue in the input after that filter (ICRU Report 44; fat: Aubrey et al., Acta
 # Physiol 2014;210:489).
 # Muscle needs labels: unenhanced muscle and enhanced bowel have the same HU.
 BANDS = {"fat": (-130.0, -70.0), "lung": (-950.0, -650.0), "dense bone": (350.0, 3000.0)}
@@ -23,6 +24,7 @@ def unenhancing_change(
     *,
     labels: np.ndarray | None = None,
     names: Mapping[int, str] | None = None,
+    smooth: np.ndarray | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Measure the change of HU in tissues with little contrast medium.
 
@@ -37,16 +39,17 @@ def unenhancing_change(
         spacing: mm.
         labels: (X, Y, Z) whole numbers; needed for muscle.
         names: {label: structure}.
+        smooth: the source after a Gaussian filter of `SMOOTH_MM`, if it was computed before.
 
     Returns:
         {tissue: (median HU in the smoothed source, median of output - source)} for tissues of at least 200 voxels.
     """
-    smooth = gaussian(source, [2.5 / s for s in spacing])
+    smooth = gaussian(source, [SMOOTH_MM / s for s in spacing]) if smooth is None else smooth
     masks = {name: body & (smooth > low) & (smooth < high) for name, (low, high) in BANDS.items()}
-    masks |= {name: ndimage.binary_erosion(masks[name]) for name in ("fat", "lung")}
+    masks |= {name: eroded(masks[name]) for name in ("fat", "lung")}
     muscles = [value for value, name in (names or {}).items() if is_muscle(name)]
     if muscles and labels is not None:
-        masks["muscle"] = ndimage.binary_erosion(np.isin(labels, muscles))
+        masks["muscle"] = eroded(np.isin(labels, muscles))
     change = output.astype(np.float32) - source
     found = {}
     for name, mask in masks.items():

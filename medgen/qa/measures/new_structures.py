@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian, gradient_magnitude
 from medgen.qa.measures.lesions import Spacing, spread
+from medgen.qa.measures.masks import sampled
 from medgen.qa.measures.rendition import mean_bounds
 
 BALL = 0.36  # filter response to a ball of contrast 1 and matching radius: P(χ₃ < √3) - P(χ₃ < √3 / 1.6)
@@ -46,6 +47,7 @@ def new_structures(
     least_z: float = 8.0,
     least_contrast: float = 0.0,
     radii: Sequence[float] = RADII_MM,
+    known: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[Blob]:
     """Find round structures of ``image`` at positions where ``other`` has no edge, strongest first.
 
@@ -66,35 +68,47 @@ def new_structures(
         least_z: minimum contrast / noise of a blob.
         least_contrast: minimum contrast of a blob, in the unit of ``image``.
         radii: of the filters, mm.
+        known: `edges_and_tissues` of ``other``, if they were computed before.
     """
     if not mask.any():
         return []
-    image, other = (v.astype(np.float32) for v in (image, other))
-    flat = mask & _flat(other, mask, spacing)
-    change = image - _slope(other[mask], image[mask]) * other  # cancels what both show, and copied noise
-    mean, scatter = predict_from_other(change, other, flat, spacing)
-    rest, typical = np.where(flat, change - mean, 0), float(np.median(scatter[flat]))
+    image, other = (v.astype(np.float32, copy=False) for v in (image, other))
+    steepness, smooth = known or edges_and_tissues(other, spacing)
+    flat = mask & (steepness <= STEEP * np.quantile(sampled(steepness, mask), 0.2))  # the lowest fifth is noise
+    change = image - slope(other[mask], image[mask]) * other  # cancels what both show, and copied noise
+    mean, scatter = _predicted(change, smooth, flat, spacing)
+    rest, typical = (change - mean) * flat, float(np.median(sampled(scatter, flat)))
     scatter = np.maximum(scatter, 0.8 * typical)  # few similar voxels have a small spread by chance
-    ambiguous = np.maximum(scatter**2 - (SCATTER * typical) ** 2, 0)
-    smooth = gaussian(other, [2.0 / s for s in spacing])
     found: list[Blob] = []
+    if float(rest.max() - rest.min()) < least_contrast * BALL:  # the filters' responses are less than this
+        return found
     for radius in radii:
         sigma = [radius / np.sqrt(3) / s for s in spacing]
         response, fewer = _masked_dog(rest, flat, sigma)
+        strength, noise = np.abs(response), scatter * fewer
         seen = flat & (response != 0)
         if not seen.any():
             continue
-        noise = scatter * fewer * spread(response[seen] / np.maximum(scatter[seen] * fewer[seen], 1e-6))
+        noise *= spread(sampled(response, seen) / np.maximum(sampled(noise, seen), 1e-6))
+        strong = seen & (strength >= least_contrast * BALL) & (strength >= least_z * noise)
+        if not strong.any():  # what follows only lowers z
+            continue
         uneven = _variance(smooth, flat, [WIDER * s for s in sigma])
-        uneven = np.maximum(uneven - SCATTER**2 * np.quantile(uneven[seen], 0.2), 0)
-        share = _share(response[seen], BALL * np.sqrt(uneven[seen]))
-        doubt = BALL * np.sqrt(ambiguous + share**2 * uneven)
-        z = np.abs(response) / np.maximum(np.hypot(noise, doubt), 1e-6)
-        z[~flat | (np.abs(response) < least_contrast * BALL)] = 0
+        uneven = np.maximum(uneven - SCATTER**2 * np.quantile(sampled(uneven, seen), 0.2), 0)
+        share = _share(sampled(response, seen), BALL * np.sqrt(sampled(uneven, seen)))
+        ambiguous = np.maximum(scatter[strong] ** 2 - (SCATTER * typical) ** 2, 0)
+        doubt = BALL * np.sqrt(ambiguous + share**2 * uneven[strong])
+        z = np.zeros_like(response)
+        z[strong] = strength[strong] / np.maximum(np.hypot(noise[strong], doubt), 1e-6)
         for at, height in _peaks(z, least_z):
             place = tuple(float(p) for p in at * np.array(spacing))
             found.append(Blob(place, 2 * radius, float(response[tuple(at)]) / BALL, height))  # type: ignore[arg-type]
     return _strongest(found)
+
+
+def edges_and_tissues(other: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient magnitude of an image for its edges, and the image smoothed, which tells tissues apart."""
+    return gradient_magnitude(other, [EDGE_MM / s for s in spacing]), gaussian(other, [2.0 / s for s in spacing])
 
 
 def brighter(
@@ -124,8 +138,11 @@ def brighter(
     if not mask.any():
         return []
     sigma = [RISE_MM / s for s in spacing]
-    rise = gaussian(image, sigma) - mean_bounds(other, sigma)[1] if tolerant else gaussian(image - other, sigma)
-    rise = np.where(mask, rise, 0)
+    rise = gaussian(image - other, sigma) * mask
+    if rise.max() < least_contrast:  # most cases
+        return []
+    if tolerant:  # at least the mean is subtracted
+        rise = (gaussian(image, sigma) - mean_bounds(other, sigma)[1]) * mask
     noise, found = spread(rise[mask]), []
     parts, _ = ndimage.label(rise > least_contrast / 2)
     for number, box in enumerate(ndimage.find_objects(parts), start=1):
@@ -153,32 +170,37 @@ def predict_from_other(
     Returns:
         Mean and standard deviation, 0 outside ``mask``.
     """
+    return _predicted(image, gaussian(other, [2.0 / s for s in spacing]), mask, spacing)
+
+
+def _predicted(
+    image: np.ndarray, smooth: np.ndarray, mask: np.ndarray, spacing: Spacing
+) -> tuple[np.ndarray, np.ndarray]:
+    """`predict_from_other`, from the smoothed other image."""
     step = [max(1, int(NEARBY_MM / 2.5 / s)) for s in spacing]
     coarse = tuple(slice(None, None, k) for k in step)
-    smooth = gaussian(other, [2.0 / s for s in spacing])
-    inside, values = mask[coarse], image[coarse]
-    levels = _levels(smooth[mask])
-    level = np.interp(smooth, levels, np.arange(len(levels))).astype(np.float32)
-    coarse_level = level[coarse]
-    nearby = [NEARBY_MM / s / k for s, k in zip(spacing, step, strict=True)]
-    means, squares = np.empty((2, len(levels), *coarse_level.shape), np.float32)
-    for k in range(len(levels)):
-        hat = np.where(inside, np.maximum(1 - np.abs(coarse_level - k), 0), 0)
-        weight, first, second = (gaussian(hat * v, nearby, truncate=3) for v in (1, values, values**2))
-        total = max(float(hat.sum()), 1e-6)
-        first += FEW * float((hat * values).sum()) / total
-        second += FEW * float((hat * values**2).sum()) / total
-        means[k], squares[k] = first / (weight + FEW), second / (weight + FEW)
+    levels = _levels(sampled(smooth, mask))
+    number = np.arange(len(levels))
+    hats = 1 - np.abs(np.interp(smooth[coarse], levels, number)[..., None] - number)
+    hats = np.where(mask[coarse][..., None], np.maximum(hats, 0), 0)  # (x, y, z, level)
+    values, nearby = image[coarse][..., None], [NEARBY_MM / s / k for s, k in zip(spacing, step, strict=True)]
+    parts = [hats, hats * values, hats * values**2]
+    total = np.maximum(hats.sum((0, 1, 2)), 1e-6)
+    weight, *sums = (gaussian(part, nearby, truncate=3) for part in parts)
+    tables = [
+        ((smoothed + FEW * part.sum((0, 1, 2)) / total) / (weight + FEW)).astype(np.float32)
+        for smoothed, part in zip(sums, parts[1:], strict=True)
+    ]
     where = np.nonzero(mask)
-    at = [level[where]]
-    at += [index / k for index, k in zip(where, step, strict=True)]
+    at = [index / k for index, k in zip(where, step, strict=True)]
+    at.append(np.interp(smooth[where], levels, number))
     result = np.zeros((2, *image.shape), np.float32)
-    mean, square = (ndimage.map_coordinates(table, at, order=1, mode="nearest") for table in (means, squares))
+    mean, square = (ndimage.map_coordinates(table, at, order=1, mode="nearest") for table in tables)
     result[0][where], result[1][where] = mean, np.sqrt(np.maximum(square - mean**2, 0))
     return result[0], result[1]
 
 
-def _slope(x: np.ndarray, y: np.ndarray) -> float:
+def slope(x: np.ndarray, y: np.ndarray) -> float:
     """Least-squares slope of y on x: about 1 for CT in HU, any value for two MR contrasts."""
     x, y = x - x.mean(dtype=np.float64), y - y.mean(dtype=np.float64)
     power = float((x * x).sum())
@@ -201,13 +223,14 @@ def _masked_dog(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> tupl
     a Gaussian narrower by √2.
     """
     means, shares, weight = [], [], mask.astype(np.float32)
+    v = v * weight
     for scale in (1.0, WIDER):
         share = gaussian(weight, [scale * s for s in sigma], mode="constant")
-        mean = gaussian(v * weight, [scale * s for s in sigma], mode="constant") / np.maximum(share, 0.1)
-        means.append(np.where(share > 0.5, mean, np.nan))
+        means.append(gaussian(v, [scale * s for s in sigma], mode="constant") / np.maximum(share, 0.1))
         shares.append(share)
     squares = gaussian(weight, [s / np.sqrt(2) for s in sigma], mode="constant")
-    return np.nan_to_num(means[0] - means[1]), np.sqrt(np.maximum(squares, 0.1)) / np.maximum(shares[0], 0.1)
+    enough = (shares[0] > 0.5) & (shares[1] > 0.5)
+    return (means[0] - means[1]) * enough, np.sqrt(np.maximum(squares, 0.1)) / np.maximum(shares[0], 0.1)
 
 
 def _share(response: np.ndarray, uneven: np.ndarray) -> float:
@@ -218,22 +241,20 @@ def _share(response: np.ndarray, uneven: np.ndarray) -> float:
 
 def _variance(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
     """Variance over the mask in a Gaussian window."""
-    v = np.where(mask, v - v[mask].mean(dtype=np.float64), 0).astype(np.float32)
+    v = (v - np.float32(v[mask].mean(dtype=np.float64))) * mask
     share = np.maximum(gaussian(mask, sigma), 0.1)
     mean, square = (gaussian(x, sigma) / share for x in (v, v * v))
     return np.maximum(square - mean**2, 0)
 
 
-def _flat(v: np.ndarray, mask: np.ndarray, spacing: Spacing) -> np.ndarray:
-    """Voxels whose gradient is not far above the lowest fifth, which is noise."""
-    slope = gradient_magnitude(v, [EDGE_MM / s for s in spacing])
-    return slope <= STEEP * np.quantile(slope[mask], 0.2)
-
-
 def _peaks(z: np.ndarray, least: float) -> list[tuple[np.ndarray, float]]:
-    parts, count = ndimage.label(z >= least)
-    tops = ndimage.maximum_position(z, parts, range(1, count + 1)) if count else []
-    return [(np.array(at), float(z[at])) for at in tops]
+    parts, _ = ndimage.label(z >= least)
+    found = []
+    for number, box in enumerate(ndimage.find_objects(parts), start=1):
+        inside = np.where(parts[box] == number, z[box], 0)
+        at = np.array(np.unravel_index(inside.argmax(), inside.shape))
+        found.append((at + [b.start for b in box], float(inside.max())))
+    return found
 
 
 def _strongest(blobs: list[Blob], most: int = 100) -> list[Blob]:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from medgen.data.fast_filters import central_gradient_magnitude, gaussian
+from medgen.qa.measures.masks import sampled
 
+LEAST = 100  # voxels for a fit
 SMOOTH_MM = 1.0  # smoothing before derivatives, to reduce noise
 BLUR_VOXELS, SHIFT_VOXELS = 0.7, 0.2  # tolerance of `mean_bounds`
 
@@ -29,14 +31,15 @@ def match_rendition(image: np.ndarray, other: np.ndarray, mask: np.ndarray, spac
     Returns:
         (X, Y, Z) float32 in the unit of ``other``; ``other`` unchanged if the mask has too few voxels or no edges.
     """
-    other = other.astype(np.float32)
-    if mask.sum() < 100:
+    other = other.astype(np.float32, copy=False)
+    if mask.sum() < LEAST:
         return other
     smooth = [gaussian(v, [SMOOTH_MM / s for s in spacing]) for v in (image, other)]
     changes = _derivatives(smooth[1])
-    parts = [part[mask].astype(np.float64) for part in (*changes, smooth[1])]
-    design = np.stack([*parts, np.ones_like(parts[0])], 1)
-    weights = np.linalg.lstsq(design, smooth[0][mask].astype(np.float64), rcond=None)[0]
+    *parts, target = (sampled(v, mask).astype(np.float64) for v in (*changes, smooth[1], smooth[0]))
+    scales = [max(float(part.std()), 1e-12) for part in parts]
+    design = np.stack([(part - part.mean()) / by for part, by in zip(parts, scales, strict=True)])
+    weights = np.linalg.lstsq(design @ design.T, design @ (target - target.mean()), rcond=None)[0] / scales
     scale = weights[5]
     if abs(scale) < 1e-6:
         return other

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian
 from medgen.qa.measures.enhancement import Region, _central_voxel
+from medgen.qa.measures.masks import deeper, dilated, opened, within
 
 AIR_HU = -930.0  # outside the body, smoothed; lung is above it
 FAT_HU = (-170.0, -30.0)
@@ -38,18 +39,22 @@ def lost_in_wall(source: np.ndarray, output: np.ndarray, body: np.ndarray, spaci
     lost = body & (before - after > LOST_HU) & (before > BRIGHT_HU) & (after < SOFT_HU)
     parts, count = ndimage.label(lost)
     volumes = np.bincount(parts.ravel(), minlength=count + 1) * float(np.prod(spacing)) / 1000
-    large = [n for n in range(1, count + 1) if volumes[n] >= LEAST_ML]
-    if not large:
+    boxes = ndimage.find_objects(parts)
+    thin = []
+    for n in (n for n in range(1, count + 1) if volumes[n] >= LEAST_ML):
+        box = boxes[n - 1]
+        cut = any(part.start == 0 or part.stop == size for part, size in zip(box[:2], parts.shape[:2], strict=True))
+        if not cut and not deeper(np.pad(parts[box] == n, 1), THICK_MM, spacing).any():
+            thin.append(n)
+    if not thin:  # most cases; the wall takes most of the time
         return []
-    depth = wall_depth(source, spacing)
+    depth = wall_depth(source, spacing, sorted({k for n in thin for k in range(*boxes[n - 1][2].indices(10**6))}))
     in_wall = (depth > 0) & (depth < DEPTH_MM)
-    boxes, found = ndimage.find_objects(parts), []
-    for n in large:
+    found = []
+    for n in thin:
         box = boxes[n - 1]
         inside = parts[box] == n
-        cut = any(part.start == 0 or part.stop == size for part, size in zip(box[:2], parts.shape[:2], strict=True))
-        radius = float(ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing).max())
-        if cut or radius > THICK_MM or in_wall[box][inside].mean() < WITHIN:
+        if in_wall[box][inside].mean() < WITHIN:
             continue
         centre = [float(p) for p in (_central_voxel(inside, spacing) + [part.start for part in box]) * spacing]
         levels = (float(v[box][inside].mean()) for v in (before, after))
@@ -57,7 +62,7 @@ def lost_in_wall(source: np.ndarray, output: np.ndarray, body: np.ndarray, spaci
     return sorted(found, key=lambda region: -region.volume_ml)
 
 
-def wall_depth(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def wall_depth(hu: np.ndarray, spacing: Sequence[float], slices: Sequence[int] | None = None) -> np.ndarray:
     """Depth (mm) below the outer surface of the trunk's muscles, in each slice; 0 outside.
 
     The trunk is the body without the fat that is connected to its skin, with gaps of up to 24 mm closed. What lies
@@ -66,26 +71,26 @@ def wall_depth(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     Args:
         hu: (X, Y, Z), z along the body.
         spacing: mm.
+        slices: for which the depth is computed, 0 elsewhere; None: all.
     """
     in_plane = (float(spacing[0]), float(spacing[1]))
     body = _body(hu, spacing)
-    skin = np.empty(hu.shape, bool)
-    for k in range(hu.shape[2]):
-        padded = np.pad(body[:, :, k], 1, mode="edge")
-        skin[:, :, k] = ndimage.distance_transform_edt(padded, sampling=in_plane)[1:-1, 1:-1] <= SKIN_MM
-    skin &= body
+    skin = body & within(~body, SKIN_MM, (*in_plane, np.inf))
     smooth = gaussian(hu, [1.5 / s for s in spacing])
     fat = (smooth > FAT_HU[0]) & (smooth < FAT_HU[1]) & body
-    inner = ndimage.binary_opening(body & ~ndimage.binary_propagation(skin, mask=fat | skin))
+    parts, count = ndimage.label(fat | skin)
+    outer = np.zeros(count + 1, bool)
+    outer[parts[skin]] = True
+    outer[0] = False
+    inner = opened(body & ~outer[parts])
     reach = int(np.ceil((CLOSED_MM + 2) / min(in_plane)))
-    depth = np.empty(hu.shape, np.float32)
-    for k in range(hu.shape[2]):
-        plane = np.pad(inner[:, :, k], reach, mode="edge")
-        if not plane.any():
-            depth[:, :, k] = 0
+    depth = np.zeros(hu.shape, np.float32)
+    for k in range(hu.shape[2]) if slices is None else slices:
+        if not inner[:, :, k].any():
             continue
-        wide = ndimage.binary_fill_holes(ndimage.distance_transform_edt(~plane, sampling=in_plane) <= CLOSED_MM)
-        trunk = ndimage.distance_transform_edt(wide, sampling=in_plane) > CLOSED_MM
+        plane = np.pad(inner[:, :, k], reach, mode="edge")[:, :, None]
+        disc = CLOSED_MM, (*in_plane, np.inf)
+        trunk = deeper(ndimage.binary_fill_holes(within(plane, *disc)[:, :, 0])[:, :, None], *disc)[:, :, 0]
         depth[:, :, k] = ndimage.distance_transform_edt(trunk, sampling=in_plane)[reach:-reach, reach:-reach]
     return depth
 
@@ -95,10 +100,10 @@ def _body(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     air, _ = ndimage.label(gaussian(hu, [2.5 / s for s in spacing]) < AIR_HU)
     border = np.unique(np.concatenate([v.ravel() for v in (air[0], air[-1], air[:, 0], air[:, -1])]))
     outside = np.isin(air, border[border > 0])
-    outside = ndimage.binary_dilation(outside, iterations=max(1, round(3 / min(spacing))))  # the smoothed rim
-    core = ndimage.distance_transform_edt(~outside, sampling=spacing) > SKIN_MM
+    outside = dilated(outside, max(1, round(3 / min(spacing))))  # the smoothed rim
+    core = deeper(~outside, SKIN_MM, spacing)
     parts, count = ndimage.label(core)
     if not count:
         return ~outside
     core = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-    return ~outside & (ndimage.distance_transform_edt(~core, sampling=spacing) <= SKIN_MM + 1)
+    return ~outside & within(core, SKIN_MM + 1, spacing)

@@ -62,3 +62,9 @@ def test_without_a_body_nothing_is_found():
     air = np.full((20, 20, 5), -1000.0, np.float32)
     assert lost_in_wall(air, air, np.ones(air.shape, bool), MM) == []
     assert not wall_depth(air, MM).any()
+
+
+def test_some_slices_have_the_depth_that_all_have(patient):
+    some = wall_depth(patient.contrast, MM, [7])
+    np.testing.assert_array_equal(some[:, :, 7], wall_depth(patient.contrast, MM)[:, :, 7])
+    assert some[:, :, 7].any() and not some[:, :, :7].any() and not some[:, :, 8:].any()
