@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,29 @@ class Cached:
 
     @property
     def data(self) -> np.ndarray:
-        """(X, Y, Z) in the image's units, memory-mapped on each access: loader workers receive only the path."""
-        return np.load(self.path, mmap_mode="r")
+        """(X, Y, Z) in the image's units, memory-mapped, read-only: loader workers receive only the path."""
+        return mapped(self.path)
+
+    @cached_property
+    def box(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest index (3,) of the sampled body voxels; the whole volume if there are none."""
+        if not len(self.body):
+            return np.zeros(3), np.asarray(self.data.shape, float)
+        return self.body.min(0).astype(float), self.body.max(0).astype(float)
+
+
+def mapped(path: Path) -> np.ndarray:
+    """Return the array of a ``.npy`` file, memory-mapped, read-only. Maps of unchanged files are kept and reused.
+
+    Opening a map takes about 0.4 ms, as long as cutting a patch of 64³ from it.
+    """
+    state = os.stat(path)
+    return _map(path, state.st_ino, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)  # each map holds a file descriptor; systems allow 1024 or fewer
+def _map(path: Path, inode: int, changed: int) -> np.ndarray:
+    return np.asarray(np.load(path, mmap_mode="r"))
 
 
 Channels = tuple[Cached, ...]  # the contrasts of a case's source or target, on one grid
