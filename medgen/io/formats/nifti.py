@@ -1,5 +1,7 @@
 """Read and write NIfTI-1 and NIfTI-2 files with nibabel."""
 
+import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -322,7 +324,12 @@ def _opened(path: Path) -> Iterator[Any]:
 @contextmanager
 def _nifti_errors(path: Path) -> Iterator[None]:
     """Convert errors on damaged files to InputError, and silence nibabel's log."""
-    disabled, nibabel_logger.disabled = nibabel_logger.disabled, True
+    thread = threading.get_ident()
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    nibabel_logger.addFilter(of_others)
     try:
         yield
     except InputError:
@@ -345,4 +352,4 @@ def _nifti_errors(path: Path) -> Iterator[None]:
             "file-unreadable", f"{path} cannot be read ({error.strerror or 'input/output error'}); copy it again"
         ) from error
     finally:
-        nibabel_logger.disabled = disabled
+        nibabel_logger.removeFilter(of_others)
