@@ -31,7 +31,8 @@ VERSION = 6  # increase when a change of this file invalidates old entries
 FEWEST_MASKED = 0.02  # share of a masked background, at least
 BODY_VOXELS = 20_000  # sample size; enough for choosing patch centres
 THREADS = 2  # entries filled at once: decompression releases Python's lock, and two volumes fit into memory
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
