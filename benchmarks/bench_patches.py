@@ -16,7 +16,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandSpati
 from scans import cohort
 from timing import compare, largest_difference, size
 
-from medgen.data.cache import Cached, cached
+from medgen.data.cache import Cached, cached, on_threads
 from medgen.data.patches import Patches
 
 BOTH = ["source", "target"]
@@ -33,10 +33,10 @@ def files(root: Path) -> list[dict[str, Path]]:
 def ours(root: Path, cache: Path, side: int | tuple[int, ...] = SIDE) -> Patches:
     """Pairs of a cohort, as training caches and draws them."""
     sides: dict[str, dict[str, tuple[Cached, ...]]] = {side: {} for side in BOTH}
-    for case in files(root):
-        for name, path in case.items():
-            entry = cached(cache / name, path, WINDOW, spacing=None)
-            sides[name][path.name] = (entry,)
+    paths = [(name, path) for case in files(root) for name, path in case.items()]
+    entries = on_threads(lambda item: cached(cache / item[0], item[1], WINDOW, spacing=None), paths)
+    for (name, path), entry in zip(paths, entries, strict=True):
+        sides[name][path.name] = (entry,)
     patch = (side,) * 3 if isinstance(side, int) else side
     return Patches(sides["source"], sides["target"], paired=True, patch=patch, seed=0)  # type: ignore[arg-type]
 

@@ -8,25 +8,31 @@ a hash of the input's path, size and modification time and of the settings, so a
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from medgen.data.body_mask import body_mask, looks_like_hu
-from medgen.data.fingerprint import describe
+from medgen.data.fingerprint import Thinned, describe, describe_thinned, thinned
 from medgen.data.intensity import Code, Range, fit_range
 from medgen.errors import InputError
 from medgen.io.claim import record_written
 from medgen.io.hashes import file_states
 from medgen.io.read import read_volume
-from medgen.io.volume import Volume, to_canonical
+from medgen.io.volume import Volume, canonical_view, contiguous
 
-VERSION = 5  # increase when a change of this file invalidates old entries
+VERSION = 6  # increase when a change of this file invalidates old entries
 FEWEST_MASKED = 0.02  # share of a masked background, at least
 BODY_VOXELS = 20_000  # sample size; enough for choosing patch centres
+THREADS = 2  # entries filled at once: decompression releases Python's lock, and two volumes fit into memory
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,29 @@ class Cached:
 
     @property
     def data(self) -> np.ndarray:
-        """(X, Y, Z) in the image's units, memory-mapped on each access: loader workers receive only the path."""
-        return np.load(self.path, mmap_mode="r")
+        """(X, Y, Z) in the image's units, memory-mapped, read-only: loader workers receive only the path."""
+        return mapped(self.path)
+
+    @cached_property
+    def box(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest index (3,) of the sampled body voxels; the whole volume if there are none."""
+        if not len(self.body):
+            return np.zeros(3), np.asarray(self.data.shape, float)
+        return self.body.min(0).astype(float), self.body.max(0).astype(float)
+
+
+def mapped(path: Path) -> np.ndarray:
+    """Return the array of a ``.npy`` file, memory-mapped, read-only. Maps of unchanged files are kept and reused.
+
+    Opening a map takes about 0.4 ms, as long as cutting a patch of 64³ from it.
+    """
+    state = os.stat(path)
+    return _map(path, state.st_ino, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)  # each map holds a file descriptor; systems allow 1024 or fewer
+def _map(path: Path, inode: int, changed: int) -> np.ndarray:
+    return np.asarray(np.load(path, mmap_mode="r"))
 
 
 Channels = tuple[Cached, ...]  # the contrasts of a case's source or target, on one grid
@@ -96,15 +123,20 @@ def _fill(
     from medgen.data.grid import resample  # here: SimpleITK is slow to import and rarely needed
 
     own = read_volume(path)
-    read_warnings, own = own.warnings, to_canonical(own)
-    volume = to_canonical(make()) if make else own
+    read_warnings, own = own.warnings, canonical_view(own)  # views: only what is stored is brought into order
+    volume = canonical_view(make()) if make else own
     if spacing is not None and not np.allclose(volume.spacing, spacing, rtol=0.02):
         volume = resample(volume, spacing)
     try:
         codes = fit_range(volume.data, **intensity)
         # New scans are compared as they are, so the fingerprint is that of the file: another field of view or grid
         # has other quantiles.
-        fingerprint = describe(own.data, own.spacing, fit_range(own.data, **intensity))
+        thin = thinned(volume.data, volume.spacing)
+        mask = body_mask(thin.data)
+        if volume is own:
+            fingerprint = describe_thinned(thin, mask, own.spacing, codes)
+        else:
+            fingerprint = describe(own.data, own.spacing, fit_range(own.data, **intensity))
     except InputError as error:
         raise InputError("volume-constant", f"{path}: {error}") from None
     set_to = intensity.get("background")
@@ -114,11 +146,7 @@ def _fill(
             f"{path}: only {share:.1%} of the voxels are {set_to:g} HU, which background={set_to:g} takes for masked; "
             "remove intensity.*.background unless the outside of these CTs is set to this value",
         )
-    mask = body_mask(volume.data)
-    inside = np.flatnonzero(mask)
-    if len(inside) > BODY_VOXELS:
-        inside = np.random.default_rng(0).choice(inside, BODY_VOXELS, replace=False)
-    body = np.stack(np.unravel_index(inside, mask.shape), 1).astype(np.int32)
+    body = _body_voxels(mask, thin, volume.data.shape)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         save_array(stem.with_suffix(".npy"), _compact(volume.data))
@@ -132,14 +160,37 @@ def _fill(
         ) from None
 
 
+def _body_voxels(mask: np.ndarray, thin: Thinned, shape: tuple[int, ...]) -> np.ndarray:
+    """Indices (n, 3) of a sample of the body's voxels, found on a part of the voxels: in an eighth of the time."""
+    rng, inside = np.random.default_rng(0), np.flatnonzero(mask)
+    if len(inside) > BODY_VOXELS:
+        inside = rng.choice(inside, BODY_VOXELS, replace=False)
+    body = np.stack(np.unravel_index(inside, mask.shape), 1) * thin.step
+    body += rng.integers(0, thin.step, body.shape)  # any voxel of a block, not only its first
+    return np.minimum(body, np.array(shape) - 1).astype(np.int32)
+
+
 def _compact(data: np.ndarray) -> np.ndarray:
-    is_int16 = np.abs(data).max() < 2**15 - 1 and np.array_equal(data, np.rint(data))
-    return data.astype(np.int16 if is_int16 else np.float32)
+    """The volume as int16 if this is lossless, else float32; contiguous."""
+    with np.errstate(invalid="ignore"):  # values that do not fit differ from their conversion
+        integers = data.astype(np.int16)
+    return contiguous(integers if np.array_equal(integers, data) else np.asarray(data, np.float32))
+
+
+def on_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield the results in the order of ``items``, computed on a few threads; an error cancels what has not begun."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(function, items)
+
+
+def _aside(path: Path) -> Path:
+    """Temporary name of this thread."""
+    return path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.tmp")
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
     """Write a ``.npy`` file atomically."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = _aside(path)
     with open(temporary, "wb") as file:
         np.save(file, array)
     record_written(path, temporary)
@@ -148,7 +199,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 def save_text(path: Path, text: str) -> None:
     """Write a text file atomically, also when several processes write it at the same time."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = _aside(path)
     temporary.write_text(text)
     record_written(path, temporary)
     os.replace(temporary, path)

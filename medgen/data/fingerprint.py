@@ -1,5 +1,6 @@
 """Fingerprints of the training images, and detection of scans that differ from them."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,17 +24,40 @@ def describe(
         code: the scan's intensity range.
         body: its ``body_mask``; None: computed here.
     """
-    voxels = [round(float(s), 4) for s in spacing]
     if body is None:
-        step = [max(1, min(int(STEP_MM / s), n // MIN_SIDE)) for s, n in zip(spacing, data.shape, strict=True)]
-        data = np.ascontiguousarray(data[tuple(slice(None, None, k) for k in step)])
-        body, spacing = body_mask(data), tuple(np.multiply(spacing, step).tolist())
+        thin = thinned(data, spacing)
+        return describe_thinned(thin, body_mask(thin.data), spacing, code)
+    return describe_thinned(Thinned(data, (1, 1, 1)), body, spacing, code)
+
+
+@dataclass(frozen=True, eq=False)
+class Thinned:
+    """Every k-th voxel (``step``) of a volume along each axis."""
+
+    data: np.ndarray
+    step: tuple[int, ...]
+
+
+def thinned(data: np.ndarray, spacing: tuple[float, ...]) -> Thinned:
+    """Voxels about 5 mm apart, at least 32 along each axis; enough for the size and the intensities of the body."""
+    step = tuple(max(1, min(int(STEP_MM / s), n // MIN_SIDE)) for s, n in zip(spacing, data.shape, strict=True))
+    return Thinned(np.ascontiguousarray(data[tuple(slice(None, None, k) for k in step)]), step)
+
+
+def describe_thinned(thin: Thinned, body: np.ndarray, spacing: tuple[float, ...], code: Range) -> dict[str, Any]:
+    """The fingerprint of a volume from a part of its voxels; ``spacing`` is that of the volume, see ``describe``."""
+    data, voxels = thin.data, [round(float(s), 4) for s in spacing]
+    spacing = tuple(np.multiply(spacing, thin.step).tolist())
     sides = [np.flatnonzero(body.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     extent = np.array([side[-1] - side[0] + 1 for side in sides]) * np.asarray(spacing)
     values = data[body]
     codes = np.sort(code.encode(values[:: max(1, values.size // MAX_SAMPLES)]))  # sorted: quantiles are then fast
+    at = QUANTILES * (codes.size - 1)  # np.quantile would sort again
+    below = at.astype(int)
+    above = np.minimum(below + 1, codes.size - 1)
+    quantiles = codes[below] + (at - below) * (codes[above].astype(np.float64) - codes[below])
     return {
-        "quantiles": np.quantile(codes, QUANTILES).round(4).tolist(),
+        "quantiles": quantiles.round(4).tolist(),
         "extent": extent.round(1).tolist(),
         "spacing": voxels,
     }

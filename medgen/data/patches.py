@@ -6,6 +6,7 @@ two processes together draw the same samples as one.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
 
-from medgen.data.cache import Cached, Channels
+from medgen.data.cache import Cached, Channels, mapped
 from medgen.data.intensity import encode_channels
 from medgen.data.labels.codec import LabelTable
 from medgen.data.random_affine import AffineTransform, RandomAffine, cut_patch
@@ -118,8 +119,7 @@ class Patches(Dataset):
             "target_case": target_name,
         }
         if self.labels:
-            classes = np.load(self.labels[source_name], mmap_mode="r")
-            classes = cut_patch(classes, start, self.patch, turn, spacing, labels=True)
+            classes = cut_patch(mapped(self.labels[source_name]), start, self.patch, turn, spacing, labels=True)
             sample["labels"] = torch.from_numpy(classes[None].astype(np.int64))
         if self.domains:
             sample |= {"source_domain": self.domains[source_name], "target_domain": self.domains[target_name]}
@@ -147,7 +147,7 @@ class Patches(Dataset):
     def _case(self, names: list[str], n: int, side: int) -> str:
         """Case of sample n: every case once per epoch, in a new order each epoch."""
         epoch, i = divmod(n, len(names))
-        return names[np.random.default_rng([self.seed, side, epoch, 1]).permutation(len(names))[i]]
+        return names[_order(self.seed, side, epoch, len(names))[i]]
 
     def _start(
         self,
@@ -156,14 +156,14 @@ class Patches(Dataset):
         match: tuple[Cached, np.ndarray] | None = None,
         centres: np.ndarray | None = None,
     ) -> np.ndarray:
-        shape = np.asarray(case.data.shape)
+        shape = np.array(case.data.shape)
         if centres is not None and rng.random() < self.foreground_fraction:
             centre = centres[rng.integers(len(centres))] + rng.uniform(-0.2, 0.2, 3) * self.inside
         elif match is not None and self.match_position:
             other, start = match
-            low, high = _box(other)
+            low, high = other.box
             relative = (start + self.patch / 2 - low) / np.maximum(high - low, 1)
-            low, high = _box(case)
+            low, high = case.box
             centre = low + relative * (high - low) + rng.normal(0, 0.05, 3) * (high - low)
         elif rng.random() < self.body and len(case.body):
             # Shift the centre away from the voxel, so that patches show the body surface from both sides.
@@ -173,7 +173,8 @@ class Patches(Dataset):
         start = np.rint(centre - self.patch / 2).astype(int)
         inset = np.where(self.inside <= shape, self.inside - self.patch, 0) // 2  # 0 where the volume is too small
         low, high = inset, shape - self.patch - inset
-        return np.where(low <= high, np.clip(start, low, np.maximum(low, high)), -((self.patch - shape) // 2))
+        inside = np.minimum(np.maximum(start, low), np.maximum(low, high))
+        return np.where(low <= high, inside, -((self.patch - shape) // 2))
 
     def _cut(self, case: Channels, start: np.ndarray, turn: AffineTransform, spacing: tuple[float, ...]) -> np.ndarray:
         """Encoded patch (C, X, Y, Z); all contrasts get the same transform."""
@@ -255,10 +256,9 @@ def _artefacts(specs: tuple[dict[str, Any], ...], *, fixed: bool) -> list[Any]:
     return transforms
 
 
-def _box(case: Cached) -> tuple[np.ndarray, np.ndarray]:
-    if not len(case.body):
-        return np.zeros(3), np.asarray(case.data.shape, float)
-    return case.body.min(0).astype(float), case.body.max(0).astype(float)
+@lru_cache(maxsize=16)
+def _order(seed: int, side: int, epoch: int, cases: int) -> list[int]:
+    return np.random.default_rng([seed, side, epoch, 1]).permutation(cases).tolist()
 
 
 def batches(

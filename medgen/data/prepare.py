@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medgen.data.cache import Channels
+from medgen.data.cache import Channels, on_threads
 from medgen.data.case_reader import CaseReader, Side, reference_image
 from medgen.data.cohort.modality import mask_warnings, modality_warnings
 from medgen.data.cohort.read import Cohort, check_pairs
@@ -101,11 +102,26 @@ def _patch_data(train: list[Case], domains: dict[str, int], cohort: Cohort, read
     labels = class_maps(train, cohort, settings, reader.folder) if settings.data.labels else {}
     centres = patch_centres(labels, cohort, settings)
     siblings = _siblings(train, settings)
-    sources = {c.name: reader.source(c) for c in train if c.source}
-    targets = {c.name: reader.target(c) for c in train if c.target}
+    sources = _channels([c for c in train if c.source], "source", reader)
+    targets = _channels([c for c in train if c.target], "target", reader)
     for text in (*modality_warnings(settings, sources, targets), *mask_warnings(settings, sources, targets)):
         reader.say(f"warning: {text}")
     return PatchData(sources, targets, labels, centres, domains, siblings)
+
+
+def _channels(cases: list[Case], side: Side, reader: CaseReader) -> dict[str, Channels]:
+    """The volumes of one side of the cases; several are cached at once, and their messages come in order."""
+
+    def read(case: Case) -> tuple[Channels, list[str]]:
+        lines: list[str] = []
+        return getattr(replace(reader, say=lines.append), side)(case), lines
+
+    found = {}
+    for case, (channels, lines) in zip(cases, on_threads(read, cases), strict=True):
+        found[case.name] = channels
+        for line in lines:
+            reader.say(line)
+    return found
 
 
 def _siblings(train: list[Case], settings: Settings) -> dict[str, list[str]]:
@@ -159,7 +175,7 @@ def _validation_data(
         sources = reader.source(case) if case.source else ()
         cases.append(ValidationCase(case.name, sources, truths, domain, labels.get(case.name)))
     real_targets: dict[int | None, list[Channels]] = {}
-    for name, channels in ({c.name: reader.target(c) for c in held_out if c.target} | targets).items():
+    for name, channels in (_channels([c for c in held_out if c.target], "target", reader) | targets).items():
         real_targets.setdefault(domains.get(name), []).append(channels)
     return ValidationData(cases, real_targets)
 

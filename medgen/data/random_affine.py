@@ -69,7 +69,7 @@ def cut_patch(
         labels: treat values as labels, see ``data.labels.resampling``; otherwise interpolate, see ``UNEQUAL``.
 
     Returns:
-        Array of ``size``; float32, or for labels the type of ``data``.
+        Array of ``size`` in the type of ``data``, or float32 if it is interpolated. It may be a view of ``data``.
     """
     if turn.matrix is None:
         patch = _crop(data, start, size)
@@ -81,8 +81,7 @@ def cut_patch(
         crop = _crop(data, first, np.ceil(start + half + reach).astype(int) + 1 - first)
         order = 0 if labels else 3 if max(spacing) > UNEQUAL * min(spacing) else 1
         patch = _sampled(crop, matrix, start + half - first - matrix @ half, size, order)
-    patch = np.flip(patch, turn.flips) if turn.flips else patch
-    return patch if labels else patch.astype(np.float32, copy=False)
+    return np.flip(patch, turn.flips) if turn.flips else patch
 
 
 def _sampled(crop: np.ndarray, matrix: np.ndarray, offset: np.ndarray, size: np.ndarray, order: int) -> np.ndarray:
@@ -105,8 +104,11 @@ def _sampled(crop: np.ndarray, matrix: np.ndarray, offset: np.ndarray, size: np.
 
 def _crop(data: np.ndarray, start: np.ndarray, size: np.ndarray) -> np.ndarray:
     """Return ``size`` voxels starting at ``start``; outside the volume, its edge values are repeated."""
+    begin, end = start.tolist(), (start + size).tolist()
+    if min(begin) >= 0 and all(b <= n for b, n in zip(end, data.shape, strict=True)):  # a third of the time of the rest
+        return data[tuple(map(slice, begin, end))]
     low = np.minimum(np.maximum(start, 0), np.asarray(data.shape) - 1)
     high = np.maximum(np.minimum(start + size, data.shape), low + 1)
-    cut = np.array(data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
+    cut = data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     index = [np.clip(np.arange(s, s + n) - a, 0, b - a - 1) for s, n, a, b in zip(start, size, low, high, strict=True)]
     return cut if cut.shape == tuple(size) else cut[np.ix_(*index)]

@@ -248,9 +248,18 @@ def checked_affine(affine: np.ndarray, path: Path) -> np.ndarray:
     return affine
 
 
+def all_finite(data: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite: their sum tells, because NaN and infinite values propagate.
+
+    The sum is taken in float32 first, in a fifth of the time; in float64, finite float32 values cannot overflow.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(data.sum()) or np.isfinite(data.sum(dtype=np.float64)))
+
+
 def checked_finite(data: np.ndarray, path: Path) -> np.ndarray:
     """Return ``data``. Raises InputError if it contains NaN or infinite values."""
-    if not np.isfinite(data.sum(dtype=np.float64)):  # float64 cannot overflow here; NaN and inf propagate
+    if not all_finite(data):
         bad = int(data.size - np.isfinite(data).sum())
         raise InputError(
             "volume-not-finite", f"{path} has {bad} NaN or infinite voxels; replace them with finite values first"

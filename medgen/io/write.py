@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from medgen.errors import InputError
 from medgen.io.formats import itk, nifti
 from medgen.io.paths import ENDINGS, ITK_ENDINGS, NIFTI_ENDINGS, has_ending
-from medgen.io.volume import Volume
+from medgen.io.volume import Volume, all_finite
 
 
 def write_volume(path: str | Path, volume: Volume, *, description: str = "") -> None:
@@ -26,7 +24,7 @@ def write_volume(path: str | Path, volume: Volume, *, description: str = "") -> 
         InputError: unknown extension, a path that cannot be written, or values that are not finite.
     """
     path = Path(path)
-    if not np.isfinite(volume.data.sum(dtype=np.float64)):
+    if not all_finite(volume.data):
         raise InputError("output-not-finite", f"{path} was not written, because the volume has NaN or infinite values")
     if has_ending(path, NIFTI_ENDINGS):
         nifti.write_nifti(path, volume, description)
@@ -47,7 +45,7 @@ def write_channels(path: str | Path, channels: Sequence[Volume]) -> None:
             f"{path}: only NIfTI can store several channels in one file; use {' or '.join(NIFTI_ENDINGS)}",
         )
     for volume in channels:
-        if not np.isfinite(volume.data.sum(dtype=np.float64)):
+        if not all_finite(volume.data):
             raise InputError(
                 "output-not-finite", f"{path} was not written, because the volume has NaN or infinite values"
             )

@@ -51,3 +51,10 @@ def test_similar_or_few_sources_and_targets_give_no_target_resemblance():
     (new,) = looks(40, [30])
     assert not resembles_target(new, looks(40, range(4)), looks(40, range(10, 14)))
     assert not resembles_target(new, looks(120, range(2)), looks(40, range(10, 14)))
+
+
+def test_quantiles_are_numpys():
+    data = scan(3)
+    body = data > -500
+    found = describe(data, (2.5, 2.5, 2.5), CODE, body)["quantiles"]
+    np.testing.assert_allclose(found, np.quantile(CODE.encode(data[body]), np.linspace(0.01, 0.99, 25)), atol=1e-4)

@@ -125,3 +125,28 @@ def test_a_background_value_that_few_voxels_have_is_not_a_mask():
     assert code == fit_range(head, kind="percentile")
     masked = np.where(head < 50, 0, head)
     assert fit_range(masked, kind="percentile", background=0).background == 0
+
+
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
+    st.sampled_from(["<i2", ">i2", "u1", "f4", "f8"]),
+    st.permutations(range(3)),
+    st.sampled_from([None, 0.0]),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_encoding_in_blocks_equals_the_formula_whatever_the_layout(shape, dtype, axes, background, flipped, seed):
+    rng = np.random.default_rng(seed)
+    x = (rng.normal(0, 100, shape).clip(-120, 120) + 125 * (dtype == "u1")).astype(dtype).transpose(axes)
+    x = x[::-1, :, ::-1] if flipped else x
+    low, width = rng.uniform(-100, 0), rng.uniform(1, 200)
+    code = Range(low, low + width, background=background)
+    start = np.float32(-1 if background is None else -0.75)
+    unit = np.float32(width / (1 - start))
+    plain = (x.astype(np.float32).clip(low, np.float32(low + width)) - np.float32(low)) / unit + start
+    plain = plain if background is None else np.where(x == background, np.float32(-1), plain)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medgen.data.intensity.BLOCK", int(rng.integers(1, 100)))
+        y = code.encode(x)
+    assert y.dtype == np.float32 and y.flags.writeable
+    np.testing.assert_allclose(y, plain, atol=3e-7)

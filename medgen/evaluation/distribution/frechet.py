@@ -4,7 +4,8 @@ Each set is modelled as a Gaussian and stored as its mean and a factor F of its 
 most 2 d rows for d features. The trace term is then a nuclear norm, Tr (Σ_r Σ_g)^½ = ‖F_r F_gᵀ‖_*, because the squared
 singular values of F_r F_gᵀ are the non-zero eigenvalues of Σ_r Σ_g. So n rows need an n × n matrix, no square root of
 a d × d matrix, and singular covariances (fewer rows than features) need no ε on the diagonal. With more rows than
-features, F is reduced to d rows by a QR decomposition first.
+features on both sides, the Cholesky factor of FᵀF replaces F, which takes a quarter of the time of a QR decomposition;
+the QR decomposition remains for covariances that are nearly singular.
 """
 
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh, qr
+from scipy.linalg import eigh, lapack, qr
 
 from medgen.errors import InputError
 
 RELATIVE_EPS = 1e-10  # relative to the mean (or 1): a smaller deviation is rounding error
+# Ratio of the least to the largest diagonal element of a Cholesky factor: below it, the covariance is nearly singular.
+WELL_CONDITIONED = 1e-5
 
 Array = NDArray[Any]
 
@@ -136,7 +139,7 @@ def frechet_distance(reference: Array | Statistics, prediction: Array | Statisti
         )
     between = float(((r.mean - g.mean) ** 2).sum())
     within = float((r.factor**2).sum() + (g.factor**2).sum())
-    return between + within - 2 * _nuclear_norm(*(_compressed(s.factor, len(s.mean)) for s in (r, g)))
+    return between + within - 2 * _nuclear_norm(r.factor, g.factor)
 
 
 def few_rows_warning(rows: tuple[int, int], features: int, *, volumes: tuple[int, int] | None = None) -> str | None:
@@ -198,7 +201,25 @@ def _nuclear_norm(a: Array, b: Array) -> float:
 
     This takes half the time of a singular value decomposition; singular values below 1e-8 of the largest are lost.
     """
-    a, b = sorted((a, b), key=len)
-    product = a @ b.T
-    squares = eigh(product @ product.T, eigvals_only=True, driver="evd", overwrite_a=True, check_finite=False)
+    features = a.shape[1]
+    gram = _gram_of_many_rows(a, b) if min(len(a), len(b)) > features else None
+    if gram is None:
+        a, b = sorted((_compressed(a, features), _compressed(b, features)), key=len)
+        product = a @ b.T
+        gram = product @ product.T
+    squares = eigh(gram, eigvals_only=True, driver="evd", overwrite_a=True, check_finite=False)
     return float(np.sqrt(np.maximum(squares, 0)).sum())
+
+
+def _gram_of_many_rows(a: Array, b: Array) -> Array | None:
+    """Return Lᵀ (bᵀ b) L (lower triangle), where L Lᵀ = aᵀ a; None if aᵀ a is nearly singular.
+
+    Its eigenvalues are the squared singular values of a bᵀ. For 4096 × 2048 on two cores: 0.6 s instead of 3.5 s for
+    two QR decompositions and two products (``sygst`` needs a quarter of the operations of the two products).
+    """
+    lower, failed = lapack.dpotrf((a.T @ a).T, lower=1, overwrite_a=1, clean=1)  # .T: column-major, as LAPACK wants it
+    diagonal = np.diagonal(lower)
+    if failed or diagonal.min() < WELL_CONDITIONED * diagonal.max():
+        return None
+    gram, failed = lapack.dsygst((b.T @ b).T, lower, itype=2, lower=1, overwrite_a=1)
+    return None if failed else gram

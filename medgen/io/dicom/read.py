@@ -52,7 +52,7 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
                 f"{slices[k].file}: the pixel data has shape {values.shape}, which contradicts the header; "
                 "copy the file again",
             )
-        integral = integral and bool(np.all(values == np.rint(values)))
+        integral = integral and (values.dtype.kind in "iu" or bool(np.all(values == np.rint(values))))
         data[:, :, k] = values.T
         units.setdefault(unit, slices[k])
         paddings[:, 0, 0, k] = (np.nan, np.nan) if padding is None else padding

@@ -1,7 +1,10 @@
 """Decode the voxels of DICOM images, apply the rescale of each slice, and determine the unit."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
@@ -10,8 +13,9 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from medgen.errors import InputError
 from medgen.io.dicom.elements import Header
-from medgen.io.dicom.header import Slice, header_in, slices_of
+from medgen.io.dicom.header import Slice, header_in, is_same, slices_of
 from medgen.io.dicom.pixels import PER_FRAME, has_lut, has_rescale, rescale_of
+from medgen.io.dicom.quick import Pixels, pixels_of
 from medgen.io.dicom.quiet import quiet_pydicom
 from medgen.io.dicom.stack import name
 from medgen.io.dicom.units import unit_of, unit_warning
@@ -28,13 +32,24 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
     quiet_pydicom()
     files: dict[Path, list[int]] = {}
     rescaled: dict[bool, Slice] = {}
+    known: dict[Any, _Like] = {}
     for k, item in enumerate(slices):
         files.setdefault(item.file, []).append(k)
     for file, members in files.items():
         members.sort(key=lambda k: slices[k].frame)
         try:
-            with open(file, "rb") as stream:
-                _check_unchanged([slices[k] for k in members], header_in(stream, file))
+            with open(file, "rb") as opened:
+                first = slices[members[0]]
+                content = b"" if len(members) > 1 or "multiframe" in first.header else opened.read()
+                stream: Any = BytesIO(content) if content else opened
+                if not (content and is_same(file, first.header, content)):
+                    _check_unchanged([slices[k] for k in members], header_in(stream, file))
+                found = pixels_of(content)
+                if found and (like := known.get((found.key, found.size))):
+                    # All else depends on elements that are the same, byte for byte, in a slice that was checked.
+                    values = _rescaled(like.stored(content, found), *like.rescale)
+                    yield members[0], values, like.unit, like.warning, like.padding
+                    continue
                 stream.seek(0)
                 dataset = dcmread(stream, force=True)
             dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
@@ -53,7 +68,10 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
             for k, pixels in zip(members, frames, strict=True):
                 frame = slices[k].frame
                 values, padding = _modality(pixels, dataset, frame, file), _padding(dataset, frame, file)
-                yield k, values, unit_of(dataset, frame), unit_warning(dataset, frame), padding
+                unit, warning = unit_of(dataset, frame), unit_warning(dataset, frame)
+                if found and (new := _like(dataset, pixels, content, found, file, (unit, warning, padding))):
+                    known[found.key, found.size] = new
+                yield k, values, unit, warning, padding
         except InputError:
             raise
         except RecursionError:
@@ -65,6 +83,42 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
             raise InputError(
                 "dicom-not-decodable", f"{file} has pixel data that cannot be decoded ({reason}); copy the file again"
             ) from error
+
+
+@dataclass(frozen=True)
+class _Like:
+    """What files with the same elements ``quick.USED`` share, so that their pixels can be read directly."""
+
+    shape: tuple[int, ...]  # rows, columns
+    dtype: str
+    unused: int  # high bits of a pixel, which may hold anything (PS3.5 8.1.1)
+    rescale: tuple[float, float]
+    unit: str
+    warning: str
+    padding: Padding
+
+    def stored(self, content: bytes, at: Pixels) -> np.ndarray:
+        """Stored values (rows, columns) of a file."""
+        stored = np.frombuffer(content, self.dtype, at.size // 2, at.start)
+        if self.unused:
+            stored = np.right_shift(np.left_shift(stored, self.unused), self.unused)
+        return stored.reshape(self.shape)
+
+
+def _like(
+    dataset: Dataset, pixels: np.ndarray, content: bytes, at: Pixels, file: Path, described: tuple[str, str, Padding]
+) -> _Like | None:
+    """What files like this one share, if the direct way gives the ``pixels`` that pydicom gave for it; else None.
+
+    ``described``: unit, its warning, and padding.
+    """
+    if PER_FRAME in dataset or has_lut(dataset) or "PixelData" not in dataset or dataset.get("BitsAllocated") != 16:
+        return None
+    if pixels.ndim != 2 or pixels.nbytes != at.size:
+        return None
+    signed, unused = "<i2" if dataset.PixelRepresentation else "<u2", 16 - dataset.BitsStored
+    like = _Like(pixels.shape, signed, unused, rescale_of(dataset, 0, file), *described)
+    return like if np.array_equal(like.stored(content, at), pixels) else None
 
 
 def _check_unchanged(known: Sequence[Slice], header: Header | None) -> None:
@@ -81,8 +135,18 @@ def _check_unchanged(known: Sequence[Slice], header: Header | None) -> None:
 def _modality(pixels: np.ndarray, dataset: Dataset, frame: int, file: Path) -> np.ndarray:
     if has_lut(dataset):
         return _apply_lut(pixels, dataset, file)
-    slope, intercept = rescale_of(dataset, frame, file)
-    return pixels if (slope, intercept) == (1, 0) else pixels.astype(np.float64) * slope + intercept
+    return _rescaled(pixels, *rescale_of(dataset, frame, file))
+
+
+def _rescaled(pixels: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Return pixels * slope + intercept; as int32 if this is exact, else computed in float64."""
+    if (slope, intercept) == (1, 0):
+        return pixels
+    if pixels.dtype.kind in "iu" and pixels.itemsize <= 2 and slope.is_integer() and intercept.is_integer():
+        if abs(slope) < 2**14 and abs(intercept) < 2**30:
+            values = pixels.astype(np.int32)
+            return np.add(np.multiply(values, int(slope), out=values), int(intercept), out=values)
+    return pixels.astype(np.float64) * slope + intercept
 
 
 def _apply_lut(pixels: np.ndarray, dataset: Dataset, file: Path) -> np.ndarray:

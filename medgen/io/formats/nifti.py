@@ -1,5 +1,7 @@
 """Read and write NIfTI-1 and NIfTI-2 files with nibabel."""
 
+import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,7 @@ from medgen.io.volume import (
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI spatial unit codes metre and micrometre; all others count as mm
 LONGEST_MM = 50_000.0  # no scan is 50 m long, but one of 50 mm whose header gives metres would be
 MAX_BEFORE_VOXELS = 2**26  # bytes of header and extensions; typical are some kilobytes
+READ_AT_ONCE = 2**20  # bytes; they are decompressed into their place while they are in the processor's cache
 MAX_BEYOND_VOXELS = 2**26  # bytes; more trailing data indicates a gzip bomb
 # Any, because isal's type stubs are wrong for the last one.
 CORRUPT: tuple[Any, ...] = (EOFError, igzip.BadGzipFile, igzip_lib.IsalError)
@@ -183,9 +186,8 @@ def _check_offset(stated_offset: float) -> None:
 def _bytes_at(stream: Any, start: int, needed: int, path: Path) -> np.ndarray:
     stream.seek(start)
     raw, filled = np.empty(needed, np.uint8), 0
-    while filled < needed and (block := stream.read(min(needed - filled, 2**24))):
-        raw[filled : filled + len(block)] = np.frombuffer(block, np.uint8)
-        filled += len(block)
+    while filled < needed and (count := stream.readinto(raw[filled : filled + READ_AT_ONCE])):
+        filled += count
     if filled < needed:
         raise InputError(
             "nifti-ends-too-early",
@@ -322,7 +324,12 @@ def _opened(path: Path) -> Iterator[Any]:
 @contextmanager
 def _nifti_errors(path: Path) -> Iterator[None]:
     """Convert errors on damaged files to InputError, and silence nibabel's log."""
-    disabled, nibabel_logger.disabled = nibabel_logger.disabled, True
+    thread = threading.get_ident()
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    nibabel_logger.addFilter(of_others)
     try:
         yield
     except InputError:
@@ -345,4 +352,4 @@ def _nifti_errors(path: Path) -> Iterator[None]:
             "file-unreadable", f"{path} cannot be read ({error.strerror or 'input/output error'}); copy it again"
         ) from error
     finally:
-        nibabel_logger.disabled = disabled
+        nibabel_logger.removeFilter(of_others)

@@ -57,6 +57,35 @@ def test_fewer_rows_than_features():
     assert frechet_distance(x @ isometry, y @ isometry) == pytest.approx(by_scipy(x, y), rel=1e-6)
 
 
+@given(st.integers(1, 12), st.integers(0, 30), st.integers(0, 30), st.floats(0, 9), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_more_rows_than_features_equal_the_singular_values(d, more, most, decades, seed):
+    # Also where the covariances are nearly singular, and the Cholesky factor cannot be used.
+    scale = 10.0 ** -np.linspace(0, decades, d)
+    x, y = (rows(d + 2 + n, seed + k, d) * scale @ rows(d, seed + 2, d) for k, n in enumerate((more, most)))
+    a, b = ((v - v.mean(0)) / np.sqrt(len(v) - 1) for v in (x, y))
+    root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    total = (a**2).sum() + (b**2).sum()
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + total - 2 * root
+    assert frechet_distance(x, y) == pytest.approx(expected, abs=3e-8 * d * total)
+
+
+def test_a_rotated_gaussian_against_its_mirror_image_is_as_accurate_as_by_eigenvalues():
+    # Variances from 1 to 1e-12 along the same axes, in opposite order: the closed form is Σ (σ_r - σ_g)².
+    d = 8
+    axes, sd = np.linalg.qr(rows(d, 0, d))[0], 10.0 ** -np.linspace(0, 6, d)
+    white = rows(4 * d, 1, d, mix=False)
+    white = np.linalg.qr(white - white.mean(0))[0] * np.sqrt(4 * d - 1)
+    x, y = white * sd @ axes.T, white * sd[::-1] @ axes.T
+    a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    values, vectors = np.linalg.eigh(a)
+    half = vectors * np.sqrt(values.clip(0))
+    root = np.sqrt(np.linalg.eigvalsh(half.T @ b @ half).clip(0)).sum()
+    exact = ((sd - sd[::-1]) ** 2).sum()
+    by_eigenvalues = np.trace(a) + np.trace(b) - 2 * root
+    assert abs(frechet_distance(x, y) - exact) <= max(abs(by_eigenvalues - exact), 1e-9 * exact)
+
+
 def test_one_feature_is_the_difference_of_two_normal_laws():
     x, y = rows(50, 0, 1), rows(60, 1, 1, shift=2)
     expected = (x.mean() - y.mean()) ** 2 + (x.std(ddof=1) - y.std(ddof=1)) ** 2
