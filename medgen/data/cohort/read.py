@@ -212,7 +212,7 @@ def _label_values(named: dict[str, int] | None, cases: list[Case]) -> dict[str, 
         if in_header := names_in_header(file):
             refuse_other_names(names, whose, in_header, file)
             if named is None:
-                names |= in_header
+                names = in_header | names
                 whose = "another label map"
     if named is not None:
         return named
