@@ -25,7 +25,7 @@ class Parts:
     def add(self, loss: Tensor) -> None:
         """Add a part: a scalar with a graph, which is freed."""
         if not _scaled(loss):
-            with torch.autocast(loss.device.type, enabled=False):
+            with torch.autocast(_kind(loss), enabled=False):
                 found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
             torch.clear_autocast_cache()  # else the next part reuses cast weights, whose graph is freed
             pairs = zip(self.gradients, found, strict=True)
@@ -46,8 +46,13 @@ class Parts:
         return _Known.apply(self.value, self.gradients, *self.parameters)  # type: ignore[no-any-return]
 
 
+def _kind(loss: Tensor) -> str:
+    """Device type for autocast, which does not know tensors without data (the preflight of a training)."""
+    return "cpu" if loss.is_meta else loss.device.type
+
+
 def _scaled(loss: Tensor) -> bool:
-    kind = loss.device.type
+    kind = _kind(loss)
     return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
 
 

@@ -71,8 +71,10 @@ class QuickBatchNorm3d(nn.BatchNorm3d):
         y, mean, scale = torch.native_group_norm(x, self.weight, self.bias, 1, channels, n, channels, self.eps)
         with torch.no_grad():
             variance = (scale[0] ** -2 - self.eps) * (n / (n - 1))
-            self.running_mean.lerp_(mean[0], self.momentum)  # type: ignore[union-attr]
-            self.running_var.lerp_(variance, self.momentum)  # type: ignore[union-attr]
+            # .data: torch's own batch norm of an earlier pass has saved these buffers for its backward, which does not
+            # use them while training, but refuses ones that were changed in a way that autograd sees.
+            self.running_mean.data.lerp_(mean[0], self.momentum)  # type: ignore[union-attr]
+            self.running_var.data.lerp_(variance, self.momentum)  # type: ignore[union-attr]
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         return y
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from medgen.networks.blocks.quick import QUICK, channels_first, quicken
+from medgen.networks.blocks.quick import QUICK, QuickBatchNorm3d, channels_first, quicken
 from medgen.networks.generator import GeneratorSettings, build_generator
 
 SIDES = st.tuples(*[st.integers(2, 9)] * 3)
@@ -197,3 +197,10 @@ def test_generators_compute_the_same_as_with_torchs_layers_and_in_bfloat16_too(n
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(network(x), plain(x))
     assert list(network.state_dict()) == list(plain.state_dict())
+
+
+def test_batch_norm_of_one_image_may_follow_one_of_two_in_the_same_graph():
+    norm = QuickBatchNorm3d(4)
+    two, one = torch.randn(2, 4, 3, 3, 3, requires_grad=True), torch.randn(1, 4, 3, 3, 3, requires_grad=True)
+    (norm(two).square().mean() + norm(one).sin().mean()).backward()
+    assert two.grad is not None and one.grad is not None and norm.num_batches_tracked == 2
