@@ -80,6 +80,10 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(settings, channels=channels, patch=patch, outputs=outputs * settings.latent)
         self.decoder = Decoder(settings, channels=channels, patch=patch)
 
+    def sample(self, n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Decoded draws of N(0, 1): (n, C, X, Y, Z) in [-1, 1]. Raises the same as ``draw``."""
+        return self.decoder(self.draw(n, shape, generator)).float().clamp(-1, 1)
+
     def draw(self, n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """z ~ N(0, 1) (n, latent). Raises ValueError for images of another shape than in training."""
         check_patch(self.patch, shape)
