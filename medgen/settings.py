@@ -379,6 +379,12 @@ class Settings(Section):
             raise ValueError(
                 f"method {self.method.name} compares images of a batch; set sampling.batch to {least} or more"
             )
+        adversary = getattr(self.method, "adversary", None)
+        if getattr(adversary, "minibatch", "none") != "none" and self.sampling.batch < 2:
+            raise ValueError(
+                "method.adversary.minibatch compares images of a batch; set sampling.batch to 2 or more, or minibatch "
+                "to none"
+            )
         return self
 
     @model_validator(mode="after")

@@ -125,6 +125,7 @@ def test_translate_keeps_the_grid_and_the_input(name):
 KEYS = {
     "minimax": dict(objective="minimax"),
     "non_saturating": dict(objective="non_saturating"),
+    "maximum_likelihood": dict(objective="maximum_likelihood"),
     "least_squares": dict(objective="least_squares"),
     "hinge": dict(objective="hinge"),
     "wasserstein, clipped": dict(objective="wasserstein", weight_clip=0.05, optimizer="rmsprop"),
@@ -135,6 +136,8 @@ KEYS = {
     "label smoothing": dict(objective="least_squares", label_smoothing=0.1),
     "two time scales": dict(lr=4e-4),
     "pool": dict(pool=4),
+    "spread of the batch": dict(minibatch="std"),
+    "minibatch discrimination": dict(minibatch="discrimination"),
     "augmentation": dict(augment=("flip", "translate", "cutout", "intensity")),
     "two scales": dict(scales=2),
     "antialias": dict(antialias=True),
