@@ -23,6 +23,7 @@ class MethodSettings(Section):
     needs_classes: ClassVar[bool] = False  # ``translate`` takes the label classes as last channel
     needs_domains: ClassVar[bool] = False  # translates between any two domains of data.domains
     least_batch: ClassVar[int] = 1  # smallest sampling.batch
+    needs_labels: ClassVar[bool] = False  # a ``GenerativeMethod`` that also learns from the images' label maps
     # True: needs data.sources; False: a ``GenerativeMethod``, which needs it empty; None: the one or the other.
     translates: ClassVar[bool | None] = True
 

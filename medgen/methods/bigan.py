@@ -15,9 +15,10 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from medgen.losses.adversarial import discriminator_loss, generator_loss
+from medgen.losses.adversary import optimizers
 from medgen.methods.base import NAME
 from medgen.methods.shared.autoencoder import AutoencoderMethod, AutoencoderMethodSettings
 from medgen.networks.autoencoder import Autoencoder, AutoencoderSettings
@@ -59,7 +60,7 @@ class BiGAN(AutoencoderMethod):
 
     def optimizers(self) -> dict[str, Optimizer]:
         s = self.settings
-        return super().optimizers() | {"D": Adam(self.networks["D"].parameters(), s.lr_discriminator, s.betas)}
+        return super().optimizers() | {"D": optimizers([self.networks["D"]], [], s.lr_discriminator, s.betas)["G"]}
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of D, then one of G and E. ``batch``: "target" x (B, C, X, Y, Z) in [-1, 1]."""

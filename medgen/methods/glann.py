@@ -14,8 +14,9 @@ from typing import Literal, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
+from medgen.losses.adversary import optimizers
 from medgen.losses.pyramid import nearest
 from medgen.methods.base import NAME
 from medgen.methods.glo import GLO, GLOSettings
@@ -23,7 +24,7 @@ from medgen.networks.codebook import CodedGenerator, in_ball
 from medgen.networks.dcgan import DCGANSettings
 from medgen.types import Count, DataShape, Update
 
-CODES = 64  # codes of images in a step of T
+CODES = 64  # codes of images in a step of T, at most
 
 
 class Settings(GLOSettings):
@@ -58,13 +59,13 @@ class GLANN(GLO):
         return MappedGenerator(settings, self.hidden, channels=data.out_channels, patch=data.patch)
 
     def optimizers(self) -> dict[str, Optimizer]:
-        T = Adam(cast(MappedGenerator, self._network).mapping.parameters(), self.rate, self.settings.betas)
+        T = optimizers([cast(MappedGenerator, self._network).mapping], [], self.rate, self.settings.betas)["G"]
         return super().optimizers() | {"T": T}
 
     def learn_codes(self, z: Tensor, update: Update) -> dict[str, Tensor]:
         """One update of T. ``z``: the codes (m, latent) of all images seen so far."""
         T = cast(MappedGenerator, self._network).mapping
-        z = z[torch.randint(len(z), (CODES,), device="cpu").to(z.device)]
+        z = z[torch.randperm(len(z), device="cpu")[:CODES].to(z.device)]
         e = torch.randn_like(z.new_empty(self.candidates, z.shape[1]))
         made = T(e).float()
         loss = (made[nearest(z, made.detach(), 2.0)] - z).square().sum(1).mean()

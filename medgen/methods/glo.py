@@ -24,6 +24,7 @@ from medgen.methods.base import NAME, GenerativeSettings
 from medgen.networks.codebook import CodedGenerator, Codes, ImageBank
 from medgen.networks.dcgan import DCGANSettings
 from medgen.networks.discriminator import frozen
+from medgen.networks.processes import processes
 from medgen.types import Batch, Count, DataShape, Update
 
 
@@ -86,7 +87,7 @@ class GLO:
         The first steps store their batch; the later ones take images from the store. Each process has its own images.
         """
         bank, most = cast(ImageBank, self.memory["bank"]).images, self.settings.images
-        world, rank = _processes()
+        world, rank = processes()
         n = len(x)
         steps = max(most // (n * world), 1)  # that store a batch
         if n * world > most:
@@ -107,10 +108,3 @@ class GLO:
     def sample(self, n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """G(z) of codes like those of the training images."""
         return self._network.sample(n, shape, generator)
-
-
-def _processes() -> tuple[int, int]:
-    """Number of training processes, and the number of this one."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return 1, 0
-    return torch.distributed.get_world_size(), torch.distributed.get_rank()

@@ -65,14 +65,15 @@ class CodeGenerator(nn.Module):
         fixed = settings.norm not in norms
         norm = norms.get(settings.norm, lambda n: FixedBatchNorm(n, count, virtual=virtual))
         self.decoder = Decoder(settings, channels=channels, patch=patch, norm=norm)
-        self.reference: Tensor
-        self.register_buffer("reference", torch.randn(count if fixed else 0, settings.latent))
+        self.reference: Tensor | None
+        self.register_buffer("reference", torch.randn(count, settings.latent) if fixed else None)
 
     def forward(self, z: Tensor) -> Tensor:
-        fixed = len(self.reference)
-        return self.decoder(torch.cat([self.reference.to(z.dtype), z]) if fixed else z)[fixed:].tanh()
+        if self.reference is None:
+            return self.decoder(z).tanh()
+        return self.decoder(torch.cat([self.reference.to(z.dtype), z]))[len(self.reference) :].tanh()
 
     def sample(self, n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Images of z ~ N(0, 1). Raises ValueError for images of another shape than in training."""
         check_patch(self.patch, shape)
-        return self(torch.randn(n, self.latent, generator=generator).to(self.reference.device)).float()
+        return self(torch.randn(n, self.latent, generator=generator).to(next(self.parameters()).device)).float()

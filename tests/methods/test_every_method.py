@@ -26,7 +26,9 @@ DOMAINS = {"source_domain": torch.tensor([0]), "target_domain": torch.tensor([1]
 def build(name, **more):
     torch.manual_seed(0)
     settings = settings_class(name)
-    shape = DataShape(classes=3, domains=2) if translates(name) else DataShape(in_channels=0, patch=(16, 16, 16))
+    shape = DataShape(classes=3, domains=2)
+    if not translates(name):
+        shape = DataShape(in_channels=0, classes=3 if settings.needs_labels else None, patch=(16, 16, 16))
     return method_class(name)(settings(**known(settings, merged(SMALL, more))), shape)
 
 

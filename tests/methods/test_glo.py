@@ -52,7 +52,7 @@ def test_images_are_stored_first_and_then_shown_with_their_own_codes():
 def test_two_processes_share_the_codes_but_no_image(monkeypatch):
     rows = {}
     for rank in range(2):
-        monkeypatch.setattr("medgen.methods.glo._processes", lambda rank=rank: (2, rank))
+        monkeypatch.setattr("medgen.methods.glo.processes", lambda rank=rank: (2, rank))
         method = build(images=9)
         rows[rank] = [method._images(images(n), n)[1].tolist() for n in range(2)]
         later = {row for n in range(2, 30) for row in method._images(images(n), n)[1].tolist()}
