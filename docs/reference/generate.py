@@ -9,7 +9,7 @@ from medgen.evaluation.metrics.catalogue import METRICS
 from medgen.losses.adversary import AdversarySettings
 from medgen.losses.preserve import PreserveSettings
 from medgen.methods import method_class, method_names, settings_class
-from medgen.methods.vqvae import VQVAESettings
+from medgen.methods.vqvae import PriorSettings, VQVAESettings
 from medgen.networks.autoencoder import AutoencoderSettings
 from medgen.networks.dcgan import DCGANSettings
 from medgen.networks.denoiser import DenoiserSettings
@@ -70,6 +70,7 @@ def text() -> str:
         ("method.generator of hierarchical_vae", LadderSettings),
         ("method.generator of stylegan", StyleGANSettings),
         ("method.generator of vqvae", VQVAESettings),
+        ("method.prior of vqvae", PriorSettings),
         ("method.adversary", AdversarySettings),
         ("method.preserve", PreserveSettings),
     ):
