@@ -6,7 +6,7 @@ x ∈ X: source, y ∈ Y: target, of different patients. G: X → Y, F: Y → X.
 ‖G(F(y)) − y‖₁ (eq. 2). The identity loss of section 5.2, ‖G(y) − y‖₁ + ‖F(x) − x‖₁, has the weight
 λ · weight_identity. The discriminators see a pool of the last 50 translations (section 4).
 
-Two methods of the same year and form are configs of this one (``configs/*_disco_cyclegan.yaml``, ``*_dual_cyclegan.yaml``):
+Two methods of the same year and form are configs of this one (``*_disco_cyclegan.yaml``, ``*_dual_cyclegan.yaml``):
 
     DiscoGAN (Kim et al., ICML 2017)   reconstruction l2 or cosine, non-saturating L_GAN, no identity loss, no pool
     DualGAN (Yi et al., ICCV 2017)     reconstruction l1, Wasserstein L_GAN (clipped weights, RMSprop), no identity loss
