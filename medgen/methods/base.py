@@ -79,3 +79,13 @@ class GenerativeMethod(Protocol):
     def reconstruct(self, x: Tensor) -> Tensor: ...
 
     def log_likelihood(self, x: Tensor, generator: torch.Generator) -> Tensor: ...
+
+
+class ConditionalMethod(Protocol):
+    """Interface of the ``GenerativeMethod``s whose settings have ``needs_labels``; batches have "labels" too."""
+
+    def sample(
+        self, n: int, shape: tuple[int, ...], generator: torch.Generator, condition: Tensor | None = None
+    ) -> Tensor:
+        """``condition``: voxels (n, structures) of each structure; None: as in training images drawn at random."""
+        ...

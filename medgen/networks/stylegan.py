@@ -14,6 +14,7 @@ from medgen.types import Count
 
 SLOPE, GAIN = 0.2, math.sqrt(2)  # of the leaky ReLU, and what keeps its output's variance
 FOLLOWED = 0.995  # decay of the mean style
+NOISE_RATE = 0.05  # learning rate of the noise's strength, relative to G's: at 1, images become grain in 300 steps
 Noise = Callable[[Tensor], Tensor]  # N(0, 1) of the shape of a tensor
 
 
@@ -99,7 +100,8 @@ class StyledLayer(nn.Module):
             y = modulated_convolution(x, weight, style)
         else:
             y = nnf.conv3d(x, weight, padding=1)
-        y = y + self.strength[:, None, None, None] * noise(y[:, :1]) + self.bias[:, None, None, None]
+        grain = NOISE_RATE * self.strength[:, None, None, None] * noise(y[:, :1])
+        y = y + grain + self.bias[:, None, None, None]
         y = GAIN * nnf.leaky_relu(y, SLOPE)
         if self.modulates:
             return y
