@@ -85,13 +85,21 @@ class Critic(nn.Module):
         return [self.last(h)]
 
 
-def gan(objective: str, *, minibatch: str = "none", r1: float = 0.0, penalty: float = 0.0, clip: float = 0.0):
+def gan(
+    objective: str,
+    *,
+    minibatch: str = "none",
+    r1: float = 0.0,
+    penalty: float = 0.0,
+    clip: float = 0.0,
+    critic_steps: int = 1,
+) -> Callable[[int], Sampler]:
     """A GAN with one of ``losses.adversarial``'s objectives and penalties."""
 
     def train(steps: int) -> Sampler:
         G, D = mlp(LATENT, 2), Critic(minibatch=minibatch)
         update_g, update_d = Optimizer([G], steps, beta=0.5), Optimizer([D], steps, beta=0.5)
-        for _ in range(steps):
+        for n in range(steps):
             x, fake = data()[0], G(torch.randn(BATCH, LATENT))
             loss = discriminator_loss(objective, D(x), D(fake.detach()))
             loss = loss + r1 * r1_penalty(D, x) if r1 else loss
@@ -99,13 +107,14 @@ def gan(objective: str, *, minibatch: str = "none", r1: float = 0.0, penalty: fl
             with torch.no_grad():
                 for p in D.parameters() if clip else ():
                     p.clamp_(-clip, clip)
-            update_g(generator_loss(objective, D(fake)))
+            if (n + 1) % critic_steps == 0:
+                update_g(generator_loss(objective, D(fake)))
         return lambda n: G(torch.randn(n, LATENT))
 
     return train
 
 
-def bigan(unary: bool):
+def bigan(unary: bool) -> Callable[[int], Sampler]:
     def train(steps: int) -> Sampler:
         G, E, D = mlp(LATENT, 2), mlp(2, LATENT), Critic(2 + LATENT)
         alone = [Critic(2), Critic(LATENT)] if unary else []
@@ -234,7 +243,7 @@ def vqvae(steps: int) -> Sampler:
     return lambda n: G(book(k[torch.randint(len(k), (n,))]))
 
 
-def flow(kind: str):
+def flow(kind: str) -> Callable[[int], Sampler]:
     def train(steps: int) -> Sampler:
         layers: list[Layer] = []
         for n in range(8):
@@ -257,7 +266,7 @@ def flow(kind: str):
     return train
 
 
-def diffusion(predict: str):
+def diffusion(predict: str) -> Callable[[int], Sampler]:
     def train(steps: int) -> Sampler:
         network, T = mlp(2 + 9, 2, 128), 1000
         alphas = alphas_bar("cosine", T)
@@ -307,7 +316,7 @@ def imle(steps: int) -> Sampler:
     return lambda n: G(torch.randn(n, LATENT))
 
 
-def glo(mapped: bool):
+def glo(mapped: bool) -> Callable[[int], Sampler]:
     """Codes of 512 points; samples of their normal distribution, or (GLANN) of a mapping learnt by IMLE."""
 
     def train(steps: int) -> Sampler:
@@ -340,8 +349,8 @@ OBJECTIVES: dict[str, Callable[[int], Sampler]] = {
     "gan, maximum likelihood, R1": gan("maximum_likelihood", r1=1.0),
     "gan, least squares": gan("least_squares"),
     "gan, hinge": gan("hinge"),
-    "gan, Wasserstein, clipped": gan("wasserstein", clip=0.1),
-    "gan, Wasserstein, gradient penalty": gan("wasserstein", penalty=1.0),
+    "gan, Wasserstein, clipped": gan("wasserstein", clip=0.1, critic_steps=3),
+    "gan, Wasserstein, gradient penalty": gan("wasserstein", penalty=0.1, critic_steps=3),
     "gan, non-saturating, R1": gan("non_saturating", r1=0.1),
     "gan, non-saturating, spread of the batch": gan("non_saturating", minibatch="std"),
     "gan, non-saturating, minibatch discrimination": gan("non_saturating", minibatch="discrimination"),

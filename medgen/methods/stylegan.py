@@ -9,7 +9,7 @@
 f: mapping network, w: style, which acts on each layer of the synthesis network; the noise makes fine texture. In a
 share of the steps the styles of two z are mixed, each on some of the layers. Samples are drawn nearer to the mean style
 (truncation ψ).
-Differences from the papers: the strength of the noise learns at a twentieth of the rate; no path length regularisation,
+Differences from the papers: the strength of the noise learns slowly (``noise_rate``); no path length regularisation,
 no progressive growing; D is a PatchGAN without residual layers that sees the whole of a small patch; the image is
 squashed by tanh; D is updated before G.
 """

@@ -18,6 +18,8 @@ SMALL = dict(
     classifier_filters=4,
     classifier_layers=1,
     steps=2,
+    candidates=4,
+    prior=dict(width=8, depth=1),
 )
 
 DOMAINS = {"source_domain": torch.tensor([0]), "target_domain": torch.tensor([1]), "paired": torch.tensor([True])}

@@ -33,7 +33,7 @@ TRAIN = {"steps": 6, "validate_every": 3, "checkpoint_every": 2, "log_every": 1}
 
 SMALLER = {
     "generator": {"blocks": 1, "kernel": 3, "hidden": 4, "latent": 4}, "adversary": {"pool": 2}, "classifier_layers": 1,
-    "images": 4,
+    "images": 4, "candidates": 4, "prior": {"width": 8, "depth": 1},
 }  # fmt: skip
 
 
