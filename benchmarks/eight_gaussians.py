@@ -195,23 +195,23 @@ def hierarchical_vae(steps: int) -> Sampler:
 
 
 def wae(steps: int) -> Sampler:
-    E, G = mlp(2, LATENT), mlp(LATENT, 2)
-    update = Optimizer([E, G], steps)
+    E, G = mlp(2, LATENT, 128), mlp(LATENT, 2, 128)
+    update = Optimizer([E, G], steps, 3e-3)
     for _ in range(steps):
         x = data()[0]
         z = E(x)
-        update((x - G(z)).square().mean() + 0.1 * mmd(z, torch.randn_like(z)))
+        update((x - G(z)).square().sum(1).mean() + mmd(z, torch.randn_like(z)))
     return lambda n: G(torch.randn(n, LATENT))
 
 
 def aae(steps: int) -> Sampler:
     E, G, D = mlp(2, LATENT), mlp(LATENT, 2), mlp(LATENT, 1)
-    update, update_d = Optimizer([E, G], steps, beta=0.5), Optimizer([D], steps, beta=0.5)
+    update, update_d = Optimizer([E, G], steps, 3e-3, beta=0.5), Optimizer([D], steps, 3e-3, beta=0.5)
     for _ in range(steps):
         x = data()[0]
         z = E(x)
         update_d(discriminator_loss("non_saturating", [D(torch.randn_like(z))], [D(z.detach())]))
-        update((x - G(z)).square().mean() + 0.1 * generator_loss("non_saturating", [D(z)]))
+        update((x - G(z)).square().sum(1).mean() + 0.03 * generator_loss("non_saturating", [D(z)]))
     return lambda n: G(torch.randn(n, LATENT))
 
 
@@ -257,7 +257,7 @@ def flow(kind: str) -> Callable[[int], Sampler]:
                 layers += [ActNorm(2), PointwiseConvolution(2), coupling]
         layers += [Scale((2, 1, 1, 1))] if kind == "nice" else []
         f = Flow([Chain(layers)], levels=0, prior="logistic" if kind == "nice" else "normal")
-        update = Optimizer([f], steps)
+        update = Optimizer([f], steps, 3e-3 if kind == "nice" else 1e-3)
         for _ in range(steps):
             update(-f.log_density(data()[0].view(-1, 2, 1, 1, 1)).mean())
         generator = torch.Generator().manual_seed(0)
@@ -296,7 +296,7 @@ def diffusion(predict: str) -> Callable[[int], Sampler]:
             at = times(T, K)
             image = image_of_noise if predict == "epsilon" else image_of_velocity
             for t, before in zip(at, [*at[1:], None], strict=True):
-                x0 = image(x, said(x, torch.full((n,), float(t))), alphas[t])
+                x0 = image(x, said(x, torch.full((n,), float(t))), alphas[t]).clamp(-1.5, 1.5)
                 earlier = alphas.new_ones(()) if before is None else alphas[before]
                 x = step_back(x, x0, alphas[t], earlier, 0.0, torch.zeros_like(x))
             return x
