@@ -257,7 +257,7 @@ def flow(kind: str) -> Callable[[int], Sampler]:
                 layers += [ActNorm(2), PointwiseConvolution(2), coupling]
         layers += [Scale((2, 1, 1, 1))] if kind == "nice" else []
         f = Flow([Chain(layers)], levels=0, prior="logistic" if kind == "nice" else "normal")
-        update = Optimizer([f], steps, 3e-3 if kind == "nice" else 1e-3)
+        update = Optimizer([f], steps)
         for _ in range(steps):
             update(-f.log_density(data()[0].view(-1, 2, 1, 1, 1)).mean())
         generator = torch.Generator().manual_seed(0)
