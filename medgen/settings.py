@@ -62,7 +62,11 @@ class Data(Section):
     patient_pattern: str | None = Field(
         None, description="regular expression whose first group, matched in the case name, is the patient"
     )
-    labels: bool = Field(False, description="provide the label maps of the source cases to the method, as classes")
+    labels: bool = Field(
+        False,
+        description="provide the label maps of the source cases (without sources: of the targets) to the method, as "
+        "classes",
+    )
     class_groups: dict[str, tuple[str, ...]] | None = Field(
         None,
         description="with labels: classes and the labels that each combines, e.g. {host: [liver], lesion: [cyst, "
@@ -135,7 +139,7 @@ class Data(Section):
                     "domains are unpaired and have one contrast each; set paired to false and remove sources and "
                     "targets"
                 )
-        unsuitable = [key for key in ("paired", "domains", "labels", "source_channels") if getattr(self, key)]
+        unsuitable = [key for key in ("paired", "domains", "source_channels") if getattr(self, key)]
         if not self.sources and unsuitable:
             raise ValueError(f"sources is empty, so there is nothing for {unsuitable[0]}; remove {unsuitable[0]}")
         if self.paired_domains and not self.domains:
@@ -372,6 +376,12 @@ class Settings(Section):
             raise ValueError(
                 f"method {name} learns from images alone; set data.sources to [], and data.targets to their folder"
             )
+        if self.generative and self.data.labels != self.method.needs_labels:
+            raise ValueError(
+                f"method {name} learns from images and their label maps; set data.labels to true and data.classes"
+                if self.method.needs_labels
+                else f"data.labels is true, but method {name} learns from images alone; remove data.labels"
+            )
         return self
 
     @model_validator(mode="after")
@@ -380,6 +390,12 @@ class Settings(Section):
         if self.sampling.batch < least:
             raise ValueError(
                 f"method {self.method.name} compares images of a batch; set sampling.batch to {least} or more"
+            )
+        adversary = getattr(self.method, "adversary", None)
+        if getattr(adversary, "minibatch", "none") != "none" and self.sampling.batch < 2:
+            raise ValueError(
+                "method.adversary.minibatch compares images of a batch; set sampling.batch to 2 or more, or minibatch "
+                "to none"
             )
         return self
 

@@ -83,7 +83,7 @@ class Case:
 # - "source", "target": float tensors (B, C, X, Y, Z) in [-1, 1]; without data.sources there is no "source"
 # - "source_case", "target_case": lists of case names
 # - "step": number of the step, from 0
-# - "labels", with data.labels: int64 (B, 1, X, Y, Z), classes of the source patch
+# - "labels", with data.labels: int64 (B, 1, X, Y, Z), classes of the source patch, without sources of the target patch
 # - "source_domain", "target_domain", with data.domains: int64 (B,), indices in that list
 # - "paired", with data.domains: bool (B,), whether both patches show the same place of the same patient
 # For 2D methods the slices of a slab are folded into channels: (B, C·k, X, Y), see ``data.slabs``.

@@ -1,6 +1,6 @@
 """The benchmarks' own code: names, records, and the refusal of unequal results. `make bench` runs the benchmarks."""
 
-import importlib
+import importlib.util
 import json
 import re
 import subprocess
@@ -105,3 +105,25 @@ def test_the_script_for_a_gpu_says_that_there_is_none(tmp_path):
     command = ["bash", str(FOLDER / "gpu/run.sh"), str(tmp_path)]
     done = subprocess.run(command, env={"PATH": "/usr/bin:/bin", "PYTHON": "false"}, capture_output=True, text=True)
     assert done.returncode == 0 and "no CUDA" in done.stdout
+
+
+SPEC = importlib.util.spec_from_file_location("eight_gaussians", FOLDER / "eight_gaussians.py")
+gaussians = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(gaussians)
+
+
+def test_modes_are_counted_where_samples_are():
+    torch.manual_seed(0)
+    modes, on = gaussians.scores(gaussians.data(5000)[0])
+    assert modes == 8 and on == pytest.approx(0.989, abs=0.01)  # 1 - exp(-3² / 2)
+    half = torch.cat([gaussians.CENTRES[2].expand(50, 2), torch.zeros(50, 2)])
+    assert gaussians.scores(half) == (1, 0.5)
+
+
+@pytest.mark.parametrize("name", gaussians.OBJECTIVES)
+def test_every_generative_objective_takes_steps_in_two_dimensions(name):
+    torch.manual_seed(0)
+    sampler = gaussians.OBJECTIVES[name](2)
+    with torch.no_grad():
+        points = sampler(16)
+    assert points.shape == (16, 2) and points.isfinite().all()

@@ -26,6 +26,8 @@ def tiny(path, folder, *overrides):
     given = [f"data.root={cohort}", f"sampling.patch={patch}", *TINY]
     if hasattr(shipped.method, "adversary"):
         given.append("method.adversary.filters=4")
+    if hasattr(shipped.method, "candidates"):
+        given.append("method.candidates=2")
     if of_labels:  # coarsest patch map of the second scale
         given += ["data.classes=3", "method.adversary.layers=2", "method.generator.hidden=4", "sampling.batch=2"]
     if shipped.data.domains:

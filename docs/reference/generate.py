@@ -9,13 +9,15 @@ from medgen.evaluation.metrics.catalogue import METRICS
 from medgen.losses.adversary import AdversarySettings
 from medgen.losses.preserve import PreserveSettings
 from medgen.methods import method_class, method_names, settings_class
-from medgen.methods.vqvae import VQVAESettings
+from medgen.methods.vqvae import PriorSettings, VQVAESettings
 from medgen.networks.autoencoder import AutoencoderSettings
+from medgen.networks.dcgan import DCGANSettings
 from medgen.networks.denoiser import DenoiserSettings
 from medgen.networks.flow import FlowSettings
 from medgen.networks.generator import GeneratorSettings
 from medgen.networks.ladder import LadderSettings
 from medgen.networks.spade import SPADESettings
+from medgen.networks.stylegan import StyleGANSettings
 from medgen.settings import Codec, Data, Inference, Sampling, Train
 from medgen.types import Section
 
@@ -62,10 +64,13 @@ def text() -> str:
         ("method.generator", GeneratorSettings),
         ("method.generator of spade", SPADESettings),
         ("method.generator of autoencoders", AutoencoderSettings),
+        ("method.generator of dcgan", DCGANSettings),
         ("method.generator of diffusion", DenoiserSettings),
         ("method.generator of flows", FlowSettings),
         ("method.generator of hierarchical_vae", LadderSettings),
+        ("method.generator of stylegan", StyleGANSettings),
         ("method.generator of vqvae", VQVAESettings),
+        ("method.prior of vqvae", PriorSettings),
         ("method.adversary", AdversarySettings),
         ("method.preserve", PreserveSettings),
     ):

@@ -1,5 +1,6 @@
 """``medgen sample``: generate images from nothing."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,30 @@ from medgen.commands.json_output import add_result
 from medgen.commands.shared import Overwrite, interruptible, kept_in, pick_device
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    """Numbers separated by commas. Raises InputError for anything else."""
+    from medgen.errors import InputError
+
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = (math.nan,)
+    if not all(map(math.isfinite, found)):
+        raise InputError(
+            "sample-volumes-invalid", f"--volumes {text!r} is not a list of numbers such as 1500,1300; correct it"
+        )
+    return found
+
+
 def sample(
     model: Annotated[Path, typer.Argument(help="Folder of a generative model (vae, realnvp, ...), e.g. RUN/best.")],
     out: Annotated[Path, typer.Argument(help="Output folder for images/ and provenance.json.")],
     count: Annotated[int, typer.Option(min=1, max=100000, help="Number of images.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same images.")] = 0,
+    volumes: Annotated[
+        str,
+        typer.Option(help="mm³ of each structure in the images, e.g. 1500,1300: models of ac_gan.", show_default=False),
+    ] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     overwrite: Overwrite = False,
 ) -> None:
@@ -29,6 +49,7 @@ def sample(
             out,
             count=count,
             seed=seed,
+            volumes=_numbers(volumes) if volumes else None,
             overwrite=overwrite,
             done=lambda each, n: print_line(f"[{n + 1}/{count}] {each.case}: {each.status}"),
         )

@@ -32,7 +32,8 @@ class Patches(Dataset):
     Args:
         sources, targets: case name → volumes, one per contrast. Paired: the same names on both sides. Without sources,
             samples have a "target" only.
-        labels: case name → file of its class map, see ``data.labels.training``; empty, or one for every source.
+        labels: case name → file of its class map, see ``data.labels.training``; empty, or one for every source, or
+            without sources for every target.
         domains: case name → domain; the target is then taken from a domain other than the source's.
         siblings: case name → cases of the same patient on the same grid in other domains; a source with siblings gets
             its target from them, with the same position, flips, rotation and scale ("paired" in the sample).
@@ -119,8 +120,7 @@ class Patches(Dataset):
             "target_case": target_name,
         }
         if self.labels:
-            classes = cut_patch(mapped(self.labels[source_name]), start, self.patch, turn, spacing, labels=True)
-            sample["labels"] = torch.from_numpy(classes[None].astype(np.int64))
+            sample["labels"] = self._classes(source_name, start, turn, spacing)
         if self.domains:
             sample |= {"source_domain": self.domains[source_name], "target_domain": self.domains[target_name]}
             sample["paired"] = paired
@@ -129,10 +129,16 @@ class Patches(Dataset):
     def _target_alone(self, n: int, rng: np.random.Generator) -> Batch:
         name = self._case(sorted(self.targets), n, side=1)
         target = self.targets[name]
-        start = self._start(target[0], rng)
-        y = self._cut(target, start, self.spatial.draw(rng), target[0].spacing)
+        start, turn = self._start(target[0], rng, centres=self.centres.get(name)), self.spatial.draw(rng)
+        y = self._cut(target, start, turn, target[0].spacing)
         y = _with_noise(y, self._noise(rng)) if self.noise else y
-        return {"target": torch.from_numpy(np.ascontiguousarray(y)), "target_case": name}
+        sample = {"target": torch.from_numpy(np.ascontiguousarray(y)), "target_case": name}
+        return sample | ({"labels": self._classes(name, start, turn, target[0].spacing)} if self.labels else {})
+
+    def _classes(self, name: str, start: np.ndarray, turn: AffineTransform, spacing: tuple[float, ...]) -> torch.Tensor:
+        """Classes (1, X, Y, Z) of a patch."""
+        cut = cut_patch(mapped(self.labels[name]), start, self.patch, turn, spacing, labels=True)
+        return torch.from_numpy(cut[None].astype(np.int64))
 
     def _partners(self, source: str, n: int) -> list[str]:
         """Candidate targets of an unpaired sample: all cases or, with domains, the cases of one other domain."""

@@ -13,14 +13,16 @@ from torch.nn.functional import relu, softplus
 
 from medgen.losses.precision import full_precision
 
-Objective = Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein"]
+Objective = Literal["minimax", "non_saturating", "maximum_likelihood", "least_squares", "hinge", "wasserstein"]
 Logits = list[Tensor]  # one patch map (B, 1, ...) per scale
+LARGEST = 10.0  # logit above which the exponential of maximum_likelihood goes on as its tangent, and stays finite
 
 # Loss of each real and each fake logit, before averaging; s: one-sided label smoothing (1 → 1 - s).
 # -log σ(x) = softplus(-x); -log(1 - σ(x)) = softplus(x)
 _REAL: dict[str, Callable[[Tensor, float], Tensor]] = {
     "minimax": lambda r, s: (1 - s) * softplus(-r) + s * softplus(r),  # Goodfellow 2014, eq. 1
     "non_saturating": lambda r, s: (1 - s) * softplus(-r) + s * softplus(r),
+    "maximum_likelihood": lambda r, s: (1 - s) * softplus(-r) + s * softplus(r),
     "least_squares": lambda r, s: 0.5 * (r - (1 - s)) ** 2,  # Mao 2017, eq. 9
     "hinge": lambda r, _: relu(1 - r),  # Lim & Ye 2017
     "wasserstein": lambda r, _: -r,  # Arjovsky 2017
@@ -28,6 +30,7 @@ _REAL: dict[str, Callable[[Tensor, float], Tensor]] = {
 _FAKE: dict[str, Callable[[Tensor], Tensor]] = {
     "minimax": softplus,
     "non_saturating": softplus,
+    "maximum_likelihood": softplus,
     "least_squares": lambda f: 0.5 * f**2,
     "hinge": lambda f: relu(1 + f),
     "wasserstein": lambda f: f,
@@ -35,11 +38,13 @@ _FAKE: dict[str, Callable[[Tensor], Tensor]] = {
 _GENERATOR: dict[str, Callable[[Tensor], Tensor]] = {
     "minimax": lambda f: -softplus(f),
     "non_saturating": lambda f: softplus(-f),  # Goodfellow 2014, section 3
+    # -exp(σ⁻¹(D(G(z)))) (Goodfellow 2016, section 3.2.4, without its factor ½)
+    "maximum_likelihood": lambda f: -f.clamp(max=LARGEST).exp() * (1 + relu(f - LARGEST)),
     "least_squares": lambda f: 0.5 * (f - 1) ** 2,
     "hinge": lambda f: -f,
     "wasserstein": lambda f: -f,
 }
-SMOOTHED = ("minimax", "non_saturating", "least_squares")  # objectives that allow label smoothing
+SMOOTHED = ("minimax", "non_saturating", "maximum_likelihood", "least_squares")  # objectives that allow label smoothing
 BOUNDARY = {"least_squares": 0.5}  # logit threshold between "fake" and "real"; 0 for other objectives
 
 

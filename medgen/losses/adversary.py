@@ -23,6 +23,7 @@ from medgen.losses.adversarial import (
 from medgen.losses.augment import Change, augment
 from medgen.losses.feature_matching import feature_matching_loss
 from medgen.losses.image_pool import ImagePool
+from medgen.networks.blocks.minibatch import Minibatch
 from medgen.networks.discriminator import Discriminator, frozen
 from medgen.networks.generator import Norm
 from medgen.types import Count, Section, Weight
@@ -49,6 +50,11 @@ class AdversarySettings(Section):
     )
     spectral_norm: bool = Field(
         False, description="keep each convolution's largest singular value at 1 (Miyato 2018); use with norm none"
+    )
+    minibatch: Minibatch = Field(
+        "none",
+        description="what the discriminator sees of the other images of its batch, so that a generator that makes them "
+        "all alike is found out: std (Karras 2018) or discrimination (Salimans 2016); needs sampling.batch 2",
     )
     pool: Annotated[int, Field(ge=0)] = Field(
         0,
@@ -117,6 +123,7 @@ class Adversary:
             antialias=settings.antialias,
             spectral_norm=settings.spectral_norm,
             out_channels=out_channels,
+            minibatch=settings.minibatch,
         )
         self.settings, self.in_channels = settings, in_channels
         self.pool = ImagePool(settings.pool)

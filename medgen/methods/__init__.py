@@ -10,7 +10,8 @@ from medgen.methods.base import MethodSettings
 
 
 def method_names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    files = (module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+    return sorted(name for name in files if name != "base")
 
 
 def method_class(name: str) -> type:

@@ -8,7 +8,7 @@ Differences from the paper: D is updated before E, as in the other methods; E ma
 form (Goodfellow 2014); both terms of E and G are one update.
 """
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -16,16 +16,15 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from medgen.losses.adversarial import discriminator_loss, generator_loss
-from medgen.losses.adversary import Adversary, optimizers
-from medgen.methods.base import NAME, GenerativeSettings
-from medgen.networks.autoencoder import Autoencoder, AutoencoderSettings
+from medgen.methods.base import NAME
+from medgen.methods.shared.autoencoder import AutoencoderMethod, AutoencoderMethodSettings
+from medgen.networks.autoencoder import Autoencoder
 from medgen.networks.discriminator import frozen
 from medgen.types import Batch, Count, DataShape, Update, Weight
 
 
-class Settings(GenerativeSettings):
+class Settings(AutoencoderMethodSettings):
     name: Literal["aae"] = Field("aae", description=NAME)
-    generator: AutoencoderSettings = Field(AutoencoderSettings(), description="encoder and decoder")
     hidden: Count = Field(128, description="units of the two hidden layers of D (paper: 1000)")
     weight_l2: Weight = Field(1.0, description="weight of the squared error of the restored image (λ₂)")
     weight_gan: Weight = Field(0.01, description="weight of the adversarial loss of codes (λ_gan)")
@@ -34,26 +33,22 @@ class Settings(GenerativeSettings):
     betas: tuple[float, float] = Field((0.5, 0.999), description="betas of Adam, for all networks")
 
 
-class AAE:
+class AAE(AutoencoderMethod):
     """Generate images from codes of a normal distribution; learns from images alone (``data.sources: []``)."""
-
-    generator = "G"
 
     def __init__(self, settings: Settings, data: DataShape) -> None:
         self.settings = settings
-        network = Autoencoder(settings.generator, channels=data.out_channels, patch=data.patch)
+        super().__init__(settings, Autoencoder(settings.generator, channels=data.out_channels, patch=data.patch))
         n = settings.hidden
         D = nn.Sequential(
-            nn.Linear(network.latent, n), nn.LeakyReLU(0.2), nn.Linear(n, n), nn.LeakyReLU(0.2), nn.Linear(n, 1)
+            nn.Linear(self._network.latent, n), nn.LeakyReLU(0.2), nn.Linear(n, n), nn.LeakyReLU(0.2), nn.Linear(n, 1)
         )
-        self.networks: dict[str, nn.Module] = {"G": network, "D": D}
-        self.memory: dict[str, nn.Module] = {}
-        self.adversaries: dict[str, Adversary] = {}
+        self.networks["D"] = D
 
     def optimizers(self) -> dict[str, Optimizer]:
         s = self.settings
         D = Adam(self.networks["D"].parameters(), s.lr_discriminator, s.betas)
-        return optimizers([self.networks["G"]], [], s.lr, s.betas) | {"D": D}
+        return super().optimizers() | {"D": D}
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of D, then one of E and G. ``batch``: "target" x (B, C, X, Y, Z) in [-1, 1]."""
@@ -67,17 +62,6 @@ class AAE:
         update("G", s.weight_l2 * losses["G_l2"] + s.weight_gan * losses["G_gan"])
         return losses
 
-    @property
-    def _network(self) -> Autoencoder:
-        return cast(Autoencoder, self.networks["G"])
-
     def sample(self, n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """G(z) of z ~ N(0, 1)."""
-        return self._network.decoder(self._network.draw(n, shape, generator)).float().clamp(-1, 1)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """z (B, latent)."""
-        return self._network.encoder(x)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return self._network.decoder(self.encode(x)).float().clamp(-1, 1)
+        return self._network.sample(n, shape, generator)

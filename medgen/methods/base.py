@@ -23,6 +23,7 @@ class MethodSettings(Section):
     needs_classes: ClassVar[bool] = False  # ``translate`` takes the label classes as last channel
     needs_domains: ClassVar[bool] = False  # translates between any two domains of data.domains
     least_batch: ClassVar[int] = 1  # smallest sampling.batch
+    needs_labels: ClassVar[bool] = False  # a ``GenerativeMethod`` that also learns from the images' label maps
     # True: needs data.sources; False: a ``GenerativeMethod``, which needs it empty; None: the one or the other.
     translates: ClassVar[bool | None] = True
 
@@ -78,3 +79,13 @@ class GenerativeMethod(Protocol):
     def reconstruct(self, x: Tensor) -> Tensor: ...
 
     def log_likelihood(self, x: Tensor, generator: torch.Generator) -> Tensor: ...
+
+
+class ConditionalMethod(Protocol):
+    """Interface of the ``GenerativeMethod``s whose settings have ``needs_labels``; batches have "labels" too."""
+
+    def sample(
+        self, n: int, shape: tuple[int, ...], generator: torch.Generator, condition: Tensor | None = None
+    ) -> Tensor:
+        """``condition``: voxels (n, structures) of each structure; None: as in training images drawn at random."""
+        ...

@@ -5,6 +5,14 @@
 x ∈ X: source, y ∈ Y: target, of different patients. G: X → Y, F: Y → X. L_cyc = ‖F(G(x)) − x‖₁ +
 ‖G(F(y)) − y‖₁ (eq. 2). The identity loss of section 5.2, ‖G(y) − y‖₁ + ‖F(x) − x‖₁, has the weight
 λ · weight_identity. The discriminators see a pool of the last 50 translations (section 4).
+
+Two methods of the same year and form are configs of this one (``*_disco_cyclegan.yaml``, ``*_dual_cyclegan.yaml``):
+
+    DiscoGAN (Kim et al., ICML 2017)   reconstruction l2 or cosine, non-saturating L_GAN, no identity loss, no pool
+    DualGAN (Yi et al., ICCV 2017)     reconstruction l1, Wasserstein L_GAN (clipped weights, RMSprop), no identity loss
+
+Differences from these papers: D is trained after G and F in each step; DualGAN's noise is left out (its dropout is
+``generator.dropout``); DiscoGAN's feature matching, in its code alone, is left out.
 """
 
 from typing import Any, Literal
@@ -15,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medgen.losses.adversary import Adversary, AdversarySettings, optimizers
+from medgen.losses.distance import Distance, distance
 from medgen.losses.parts import Parts
 from medgen.losses.preserve import Preserve, PreserveSettings
 from medgen.methods.base import NAME, MethodSettings
@@ -36,7 +45,10 @@ class Settings(MethodSettings):
         description="weight of both adversarial losses; 2 equals the paper, where the least-squares loss of G has no ½",
     )
     weight_cycle: Weight = Field(
-        10.0, description="weight of the cycle loss: L1 distance after both translations (paper: 10)"
+        10.0, description="weight of the cycle loss: distance after both translations (paper: 10)"
+    )
+    reconstruction: Distance = Field(
+        "l1", description="distance of the cycle loss (CycleGAN, DualGAN: l1; DiscoGAN: l2 or cosine)"
     )
     weight_identity: Weight = Field(
         0.5,
@@ -87,11 +99,11 @@ class CycleGAN:
         losses = self.preserve.learn(x, y_hat, batch, update)
         if turn:
             parts = Parts([G, F])
-            cycle_x, losses["G_gan"] = (F(y_hat) - x).abs().mean(), D_Y.generator_loss(y_hat)
+            cycle_x, losses["G_gan"] = distance(s.reconstruction, F(y_hat), x), D_Y.generator_loss(y_hat)
             preserve_losses, preserve_total = self.preserve(x, y_hat, batch)
             parts.add(s.weight_gan * losses["G_gan"] + s.weight_cycle * cycle_x + preserve_total)
             x_hat = F(y)
-            cycle_y, losses["F_gan"] = (G(x_hat) - y).abs().mean(), D_X.generator_loss(x_hat)
+            cycle_y, losses["F_gan"] = distance(s.reconstruction, G(x_hat), y), D_X.generator_loss(x_hat)
             parts.add(s.weight_gan * losses["F_gan"] + s.weight_cycle * cycle_y)
             losses["cycle"] = cycle_x.detach() + cycle_y.detach()
             weight_identity = s.weight_identity * s.weight_cycle

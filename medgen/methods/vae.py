@@ -15,23 +15,19 @@ from typing import Literal, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from medgen.losses.adversary import Adversary, optimizers
 from medgen.losses.kl import free_bits, kl_per_unit
 from medgen.losses.likelihood import WIDTH, dequantised, gaussian_log_density
-from medgen.methods.base import NAME, GenerativeSettings
+from medgen.methods.base import NAME
+from medgen.methods.shared.autoencoder import AutoencoderMethod, AutoencoderMethodSettings
 from medgen.networks.autoencoder import Autoencoder, AutoencoderSettings
 from medgen.types import Batch, DataShape, Update, Weight
 
 
-class Settings(GenerativeSettings):
+class Settings(AutoencoderMethodSettings):
     name: Literal["vae"] = Field("vae", description=NAME)
-    generator: AutoencoderSettings = Field(AutoencoderSettings(), description="encoder and decoder")
     weight_kl: Weight = Field(1.0, description="weight of the KL divergence (β; 1: the bound of the paper)")
     free_bits: float = Field(0.0, ge=0, description="nats per unit of the code that cost nothing more (λ)")
-    lr: float = Field(1e-3, gt=0, description="learning rate")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="betas of Adam")
 
 
 class Network(Autoencoder):
@@ -52,21 +48,12 @@ class Network(Autoencoder):
         return gaussian_log_density(x, self.decoder(z), log_s).flatten(1).sum(1)
 
 
-class VAE:
+class VAE(AutoencoderMethod):
     """Generate images from codes of a normal distribution; learns from images alone (``data.sources: []``)."""
-
-    generator = "G"
 
     def __init__(self, settings: Settings, data: DataShape) -> None:
         self.settings = settings
-        self.networks: dict[str, nn.Module] = {
-            "G": Network(settings.generator, channels=data.out_channels, patch=data.patch)
-        }
-        self.memory: dict[str, nn.Module] = {}
-        self.adversaries: dict[str, Adversary] = {}
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        return optimizers([self.networks["G"]], [], self.settings.lr, self.settings.betas)
+        super().__init__(settings, Network(settings.generator, channels=data.out_channels, patch=data.patch))
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of encoder and decoder. ``batch``: "target" x (B, C, X, Y, Z) in [-1, 1]."""
@@ -87,14 +74,11 @@ class VAE:
 
     def sample(self, n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """D(z) of z ~ N(0, 1): the mean of p(x|z), without its noise, in [-1, 1]."""
-        return self._network.decoder(self._network.draw(n, shape, generator)).float().clamp(-1, 1)
+        return self._network.sample(n, shape, generator)
 
     def encode(self, x: Tensor) -> Tensor:
         """μ (B, latent)."""
         return self._network.code(x)[0]
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return self._network.decoder(self.encode(x)).float().clamp(-1, 1)
 
     def log_likelihood(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """The ELBO (B,) in nats, from one z and one dequantisation for each image."""

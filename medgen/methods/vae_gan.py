@@ -10,21 +10,21 @@ Differences from the paper: the distance of layers is L1 (``losses.feature_match
 small L1 term of voxels, without which three-dimensional training starts slowly; D is updated first.
 """
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from medgen.losses.adversary import Adversary, AdversarySettings, optimizers
+from medgen.losses.adversary import Adversary, AdversarySettings
 from medgen.losses.kl import kl_loss
-from medgen.methods.base import NAME, GenerativeSettings
+from medgen.methods.base import NAME
+from medgen.methods.shared.autoencoder import AutoencoderMethod, AutoencoderMethodSettings
 from medgen.networks.autoencoder import Autoencoder, AutoencoderSettings
 from medgen.types import Batch, DataShape, Update, Weight
 
 
-class Settings(GenerativeSettings):
+class Settings(AutoencoderMethodSettings):
     name: Literal["vae_gan"] = Field("vae_gan", description=NAME)
     generator: AutoencoderSettings = Field(AutoencoderSettings(), description="E and G")
     adversary: AdversarySettings = Field(
@@ -39,21 +39,15 @@ class Settings(GenerativeSettings):
     betas: tuple[float, float] = Field((0.5, 0.999), description="betas of Adam, for all networks")
 
 
-class VAEGAN:
+class VAEGAN(AutoencoderMethod):
     """Generate images from codes of a normal distribution; learns from images alone (``data.sources: []``)."""
-
-    generator = "G"
 
     def __init__(self, settings: Settings, data: DataShape) -> None:
         self.settings = settings
         network = Autoencoder(settings.generator, channels=data.out_channels, patch=data.patch, outputs=2)
+        super().__init__(settings, network)
         D = Adversary(settings.adversary, spatial_dims=3, in_channels=data.out_channels)
-        self.networks: dict[str, nn.Module] = {"G": network, "D": D.network}
-        self.adversaries = {"D": D}
-        self.memory: dict[str, nn.Module] = {"pool": D.pool}
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        return optimizers([self.networks["G"]], list(self.adversaries.values()), self.settings.lr, self.settings.betas)
+        self.networks["D"], self.memory["pool"], self.adversaries["D"] = D.network, D.pool, D
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of D, then one of E and G. ``batch``: "target" x (B, C, X, Y, Z) in [-1, 1]."""
@@ -75,10 +69,6 @@ class VAEGAN:
         update("G", total + s.weight_l1 * losses["G_l1"] + s.weight_kl * losses["kl"])
         return losses
 
-    @property
-    def _network(self) -> Autoencoder:
-        return cast(Autoencoder, self.networks["G"])
-
     def _code(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """μ and log σ² (B, latent), in 32 bits."""
         mu, log_var = self._network.encoder(x).float().chunk(2, 1)
@@ -86,11 +76,8 @@ class VAEGAN:
 
     def sample(self, n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """G(z) of z ~ N(0, 1)."""
-        return self._network.decoder(self._network.draw(n, shape, generator)).float().clamp(-1, 1)
+        return self._network.sample(n, shape, generator)
 
     def encode(self, x: Tensor) -> Tensor:
         """μ (B, latent)."""
         return self._code(x)[0]
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return self._network.decoder(self.encode(x)).float().clamp(-1, 1)

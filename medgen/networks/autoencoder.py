@@ -4,6 +4,7 @@ The code has no spatial axes: a sample of its prior is a whole patch, and neighb
 decoder doubles the grid by trilinear interpolation before it convolves, which leaves no lattice of bright voxels.
 """
 
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -43,17 +44,32 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, latent) → (B, C, X, Y, Z), unbounded."""
+    """(B, latent) → (B, C, X, Y, Z), unbounded.
 
-    def __init__(self, settings: AutoencoderSettings, *, channels: int, patch: tuple[int, ...]) -> None:
+    Args:
+        settings: its size.
+        channels: channels of an image.
+        patch: its sides in voxels.
+        norm: makes the norm of a number of channels; None: group norm.
+    """
+
+    def __init__(
+        self,
+        settings: AutoencoderSettings,
+        *,
+        channels: int,
+        patch: tuple[int, ...],
+        norm: Callable[[int], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         widths, self.coarse = sizes(settings, patch)
         self.dense = nn.Linear(settings.latent, widths[-1] * self.coarse.numel())
         layers: list[nn.Module] = []
         for a, b in zip(widths[::-1], widths[-2::-1], strict=False):
             upsample = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=False)
-            layers += [*normed(a), upsample, nn.Conv3d(a, b, 3, padding=1)]
-        self.convolutions = nn.Sequential(*layers, *normed(widths[0]), nn.Conv3d(widths[0], channels, 3, padding=1))
+            layers += [*normed(a, norm), upsample, nn.Conv3d(a, b, 3, padding=1)]
+        last = normed(widths[0], norm)
+        self.convolutions = nn.Sequential(*layers, *last, nn.Conv3d(widths[0], channels, 3, padding=1))
 
     def forward(self, z: Tensor) -> Tensor:
         return self.convolutions(self.dense(z).unflatten(1, (-1, *self.coarse)))
@@ -80,6 +96,10 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(settings, channels=channels, patch=patch, outputs=outputs * settings.latent)
         self.decoder = Decoder(settings, channels=channels, patch=patch)
 
+    def sample(self, n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Decoded draws of N(0, 1): (n, C, X, Y, Z) in [-1, 1]. Raises the same as ``draw``."""
+        return self.decoder(self.draw(n, shape, generator)).float().clamp(-1, 1)
+
     def draw(self, n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """z ~ N(0, 1) (n, latent). Raises ValueError for images of another shape than in training."""
         check_patch(self.patch, shape)
@@ -102,7 +122,9 @@ def sizes(settings: AutoencoderSettings, patch: tuple[int, ...]) -> tuple[list[i
     return widths, torch.Size(n // divisor for n in patch)
 
 
-def normed(channels: int) -> list[nn.Module]:
-    """Group norm, with the most groups up to 8, and its activation."""
+def normed(channels: int, norm: Callable[[int], nn.Module] | None = None) -> list[nn.Module]:
+    """A norm and its activation; None: group norm, with the most groups up to 8."""
+    if norm is not None:
+        return [norm(channels), nn.SiLU()]
     groups = max(n for n in range(1, 9) if channels % n == 0)
     return [nn.GroupNorm(groups, channels), nn.SiLU()]

@@ -8,6 +8,7 @@ from torch.nn import functional as nnf
 
 from medgen.networks.blocks.blur import BlurDown
 from medgen.networks.blocks.init import CONVOLUTIONS, initialise
+from medgen.networks.blocks.minibatch import Minibatch, minibatch_features
 from medgen.networks.blocks.quick import quicken
 from medgen.networks.blocks.spectral import add_spectral_norm
 from medgen.networks.generator import Norm, norm_spec
@@ -30,6 +31,7 @@ class Discriminator(nn.Module):
         antialias: convolve at full resolution and blur before each halving (CUT; Zhang 2019).
         spectral_norm: keep the largest singular value of every convolution at 1 (Miyato 2018).
         out_channels: channels of the patch map: 1 for real or fake, more for a classifier.
+        minibatch: what the last convolution sees of the other images of a batch.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Discriminator(nn.Module):
         antialias: bool = False,
         spectral_norm: bool = False,
         out_channels: int = 1,
+        minibatch: Minibatch = "none",
     ) -> None:
         super().__init__()
         self.spatial_dims = spatial_dims
@@ -59,6 +62,8 @@ class Discriminator(nn.Module):
             )
             for _ in range(scales)
         )
+        for scale in self.scales if minibatch != "none" else ():
+            _add_minibatch_features(scale, minibatch, spatial_dims)
         initialise(self, "kaiming" if norm == "none" else "xavier" if antialias else "normal")
         for scale in self.scales if antialias else ():
             _blur_before_halving(scale, spatial_dims)
@@ -89,6 +94,15 @@ def _blur_before_halving(network: nn.Module, dims: int) -> None:
         if 2 in convolution.stride:  # type: ignore[operator]
             convolution.stride = (1,) * dims  # type: ignore[assignment]
             setattr(network, name, nn.Sequential(block, BlurDown(dims)))
+
+
+def _add_minibatch_features(network: nn.Module, kind: Minibatch, dims: int) -> None:
+    """Put features of the batch before the last convolution, which gets as many more input channels."""
+    last = next(m for m in network.final_conv.modules() if isinstance(m, CONVOLUTIONS))  # type: ignore[union-attr]
+    features = minibatch_features(kind, last.in_channels)  # type: ignore[arg-type]
+    convolution = nn.Conv3d if dims == 3 else nn.Conv2d
+    wider = convolution(last.in_channels + features.added, last.out_channels, 4, padding=1)  # type: ignore
+    network.final_conv = nn.Sequential(features, wider)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from medgen.networks.processes import mean_of_processes
 from medgen.types import Count, Section
 
 Scaling = Literal["none", "tanh", "sigmoid"]
@@ -81,8 +82,8 @@ class ActNorm(Layer):
     @torch.no_grad()
     def _initialise(self, x: Tensor) -> None:
         """Mean and variance of the batch, over all processes."""
-        mean = _over_processes(x.mean((0, 2, 3, 4)))
-        variance = _over_processes((x - mean.view_as(self.b)).square().mean((0, 2, 3, 4))).clamp(min=LEAST_VARIANCE)
+        mean = mean_of_processes(x.mean((0, 2, 3, 4)))
+        variance = mean_of_processes((x - mean.view_as(self.b)).square().mean((0, 2, 3, 4))).clamp(min=LEAST_VARIANCE)
         self.b.copy_(-mean.view_as(self.b))
         self.s.copy_(-0.5 * variance.log().view_as(self.s))
         self.initialised.fill_(1)
@@ -264,14 +265,6 @@ class Flow(nn.Module):
             drawn = torch.logit(u) if self.prior == "logistic" else torch.special.ndtri(u)
             parts.append((heat * drawn).float().to(device))
         return self.inverse(parts)
-
-
-def _over_processes(values: Tensor) -> Tensor:
-    """Mean of the values of all processes of a training."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return values
-    torch.distributed.all_reduce(values)
-    return values / torch.distributed.get_world_size()
 
 
 def log_prior(z: Tensor, prior: Literal["normal", "logistic"]) -> Tensor:

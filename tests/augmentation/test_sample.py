@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from refusal import refused
 from small import make_model, small_settings, write_cohort
 
 from medgen.augmentation.augmenter import translator
 from medgen.augmentation.sample import sample
 from medgen.checkpoint import save_model
+from medgen.commands.sample import _numbers
 from medgen.config import parse_settings
 from medgen.data.prepare import prepare
 from medgen.inference.cohort.run import convert
@@ -82,6 +84,35 @@ def test_a_split_uses_samples_only_where_their_training_cases_are(tmp_path):
         after = prepared(joined, f"run{used}")
         assert after.validation.cases[0].name == held_out.name
         assert ("sample_synthetic_0000" in after.patches.targets) == used
+
+
+def test_the_volumes_of_structures_reach_the_model_in_voxels(tmp_path):
+    sizes = {"generator": {"filters": 4, "levels": 2, "latent": 4}, "adversary": {"filters": 4, "layers": 1}}
+    method = {"name": "ac_gan", **sizes}
+    data = {"sources": [], "labels": True, "classes": 3}
+    made = model(method=method, data=data)
+    G, given = made.generator, []
+    G.remember(torch.tensor([[100.0, 50.0], [300.0, 70.0]]))
+    condition = G.condition
+    G.condition = lambda volumes: given.append(volumes) or condition(volumes)
+    (small,) = sample(made, tmp_path / "a", volumes=(600.0, 300.0))
+    assert given[-1].tolist() == [[100.0, 50.0]]  # voxels of 1 × 2 × 3 mm
+    (large,) = sample(made, tmp_path / "b", volumes=(1800.0, 420.0))
+    assert not np.array_equal(read_volume(small.output).data, read_volume(large.output).data)
+    record = json.loads((tmp_path / "b/provenance.json").read_text())
+    assert "1800.0, 420.0" in json.dumps(record)
+    with refused("folder-not-empty"):
+        sample(made, tmp_path / "a", volumes=(601.0, 300.0))
+    with refused("sample-volumes-invalid", "2 structures"):
+        sample(made, tmp_path / "c", volumes=(600.0,))
+    with refused("sample-volumes-unused", "ac_gan"):
+        sample(model(), tmp_path / "c", volumes=(600.0,))
+
+
+@pytest.mark.parametrize("text", ["1500;1300", "nan", "1500,"])
+def test_the_command_refuses_volumes_that_are_no_numbers(text):
+    with refused("sample-volumes-invalid"):
+        _numbers(text)
 
 
 def test_models_of_the_other_kind_are_refused(tmp_path):

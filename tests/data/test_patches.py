@@ -105,6 +105,22 @@ def test_small_volumes_are_padded():
     assert Patches(small, small, paired=True, patch=PATCH, seed=0)[0]["source"].shape == (1, *PATCH)
 
 
+def test_label_maps_of_images_alone_follow_their_flips_and_place(tmp_path):
+    """Classes that encode x, as the images encode their position."""
+    targets = {"a": (volume(0),)}
+    x = np.broadcast_to(np.arange(24, dtype=np.uint8)[:, None, None], (24, 20, 16))
+    np.save(tmp_path / "a.npy", x)
+    options = dict(paired=False, patch=PATCH, seed=1, flip=("x", "y"), labels={"a": tmp_path / "a.npy"})
+    patches, flipped = Patches({}, targets, **options), set()
+    for n in range(8):
+        sample = patches[n]
+        position = Range(0, 500_000).decode(sample["target"].numpy())[0]
+        assert sample["labels"].dtype == torch.int64 and sample["labels"].shape == (1, *PATCH)
+        assert np.array_equal(sample["labels"].numpy()[0], np.rint(position % 100))
+        flipped.add(bool(position[0, 0, 0] % 100 > position[-1, 0, 0] % 100))
+    assert flipped == {True, False}
+
+
 def test_two_processes_draw_the_samples_of_one():
     patches = make()
     whole = list(batches(patches, batch=2, first_step=3, steps=5))

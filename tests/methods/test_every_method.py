@@ -18,6 +18,8 @@ SMALL = dict(
     classifier_filters=4,
     classifier_layers=1,
     steps=2,
+    candidates=4,
+    prior=dict(width=8, depth=1),
 )
 
 DOMAINS = {"source_domain": torch.tensor([0]), "target_domain": torch.tensor([1]), "paired": torch.tensor([True])}
@@ -26,7 +28,9 @@ DOMAINS = {"source_domain": torch.tensor([0]), "target_domain": torch.tensor([1]
 def build(name, **more):
     torch.manual_seed(0)
     settings = settings_class(name)
-    shape = DataShape(classes=3, domains=2) if translates(name) else DataShape(in_channels=0, patch=(16, 16, 16))
+    shape = DataShape(classes=3, domains=2)
+    if not translates(name):
+        shape = DataShape(in_channels=0, classes=3 if settings.needs_labels else None, patch=(16, 16, 16))
     return method_class(name)(settings(**known(settings, merged(SMALL, more))), shape)
 
 
@@ -125,6 +129,7 @@ def test_translate_keeps_the_grid_and_the_input(name):
 KEYS = {
     "minimax": dict(objective="minimax"),
     "non_saturating": dict(objective="non_saturating"),
+    "maximum_likelihood": dict(objective="maximum_likelihood"),
     "least_squares": dict(objective="least_squares"),
     "hinge": dict(objective="hinge"),
     "wasserstein, clipped": dict(objective="wasserstein", weight_clip=0.05, optimizer="rmsprop"),
@@ -135,6 +140,8 @@ KEYS = {
     "label smoothing": dict(objective="least_squares", label_smoothing=0.1),
     "two time scales": dict(lr=4e-4),
     "pool": dict(pool=4),
+    "spread of the batch": dict(minibatch="std"),
+    "minibatch discrimination": dict(minibatch="discrimination"),
     "augmentation": dict(augment=("flip", "translate", "cutout", "intensity")),
     "two scales": dict(scales=2),
     "antialias": dict(antialias=True),

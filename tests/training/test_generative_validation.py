@@ -118,7 +118,13 @@ def test_an_nnunet_folder_has_its_first_channel_as_image(tmp_path):
         ({"method": METHOD}, "config-invalid-value", "data.sources"),
         ({"method": METHOD, "data": {"sources": [], "align": "rigid"}}, "config-sources-needed", "data.align"),
         ({"method": METHOD, "data": {"sources": [], "paired": True}}, "config-invalid-value", "paired"),
-        ({"method": METHOD, "data": {"sources": [], "labels": True}}, "config-invalid-value", "labels"),
+        ({"method": METHOD, "data": {"sources": [], "labels": True}}, "config-invalid-value", "images alone"),
+        ({"method": {"name": "ac_gan"}, "data": {"sources": []}}, "config-invalid-value", "data.labels to true"),
+        (
+            {"method": {"name": "dcgan", "adversary": {"minibatch": "std"}}, "data": {"sources": []}},
+            "config-invalid-value",
+            "sampling.batch to 2",
+        ),
         (
             {"method": METHOD, "data": {"sources": []}, "sampling": {"patch": [16] * 3, "gamma": 0.2}},
             "config-sources-needed",

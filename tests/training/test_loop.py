@@ -32,7 +32,8 @@ TRAIN = {"steps": 6, "validate_every": 3, "checkpoint_every": 2, "log_every": 1}
 
 
 SMALLER = {
-    "generator": {"blocks": 1, "kernel": 3, "hidden": 4, "latent": 4}, "adversary": {"pool": 2}, "classifier_layers": 1
+    "generator": {"blocks": 1, "kernel": 3, "hidden": 4, "latent": 4}, "adversary": {"pool": 2}, "classifier_layers": 1,
+    "images": 4, "candidates": 4, "prior": {"width": 8, "depth": 1},
 }  # fmt: skip
 
 
@@ -45,6 +46,8 @@ def settings_of(cohort, name="pix2pix", **sections):
     sampling = {"patch": [16, 16, 16], "flip": ["x"], "batch": settings_class(name).least_batch}
     if not translates(name):
         data = {"sources": [], "paired": False}
+        if settings_class(name).needs_labels:
+            data |= {"labels": True, "classes": 3}
     if name == "spade":
         data = {"sources": ["labels"], "classes": 3, "tissues": 2}
         intensity = {"source": {"kind": "labels"}}
@@ -59,6 +62,11 @@ def settings_of(cohort, name="pix2pix", **sections):
         **sections,
     }
     return parse_settings(values, "test")
+
+
+def needs_pairs(name):
+    """Whether a method needs the cohort in which each case has both sides and a label map."""
+    return paired_only(name) or settings_class(name).needs_labels
 
 
 def weights(run, model="last"):
@@ -106,7 +114,7 @@ def whole_run(cohort, unpaired, tmp_path_factory):
     @functools.cache
     def trained(method):
         out = tmp_path_factory.mktemp(method) / "whole"
-        train(settings_of(cohort if paired_only(method) else unpaired, method), out)
+        train(settings_of(cohort if needs_pairs(method) else unpaired, method), out)
         return out
 
     return trained
@@ -142,7 +150,7 @@ def test_learning_rate_is_constant_then_linear_to_zero(cohort, tmp_path):
 
 @pytest.mark.parametrize("method", method_names())
 def test_resumed_run_equals_an_uninterrupted_one(method, cohort, unpaired, whole_run, tmp_path):
-    root = cohort if paired_only(method) else unpaired
+    root = cohort if needs_pairs(method) else unpaired
     # A shorter schedule decays earlier; only the constant part may be compared.
     flat = {"decay_from": 1.0}
     train(settings_of(root, method, train=flat), tmp_path / "flat")
@@ -196,7 +204,7 @@ medgen.training.loop.train(settings_of(Path(root), method), Path(out), resume=(P
     ],
 )
 def test_sigkill_then_resume_equals_an_uninterrupted_run(moment, method, cohort, unpaired, whole_run, tmp_path):
-    root = cohort if paired_only(method) else unpaired
+    root = cohort if needs_pairs(method) else unpaired
     whole = whole_run(method)
     result = run_program(KILLER, moment, root, tmp_path / "killed", method)
     assert result.returncode == -signal.SIGKILL, result.stderr
@@ -289,6 +297,12 @@ def test_no_root_and_no_pairs(cohort, unpaired, tmp_path):
 
 
 NO_RANDOMNESS = {  # no draws that differ between processes, and no pool, which two fakes per sample would fill
+    # Batch norm sees one half of the batch in each process.
+    "ac_gan": {"generator": {"norm": "group"}, "adversary": {"pool": 0}},
+    "dcgan": {"generator": {"norm": "group"}, "adversary": {"pool": 0}},
+    "glann": {"generator": {"norm": "group"}},
+    "glo": {"generator": {"norm": "group"}},
+    "imle": {"generator": {"norm": "group"}},
     "lesion_gan": {"noise": 0, "adversary": {"pool": 0}},
     "spade": {"generator": {"latent": 0, "norm": "none"}},
     "vae_gan": {"adversary": {"pool": 0}},
@@ -323,9 +337,9 @@ cohort, unpaired, out, rank, port = sys.argv[1:]
 # What torchrun sets.
 os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", TORCHELASTIC_RUN_ID="1")
 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, GROUP_RANK="0", NODE_RANK="0")
-from training.test_loop import SPLITTABLE, paired_only, train_one_step
+from training.test_loop import SPLITTABLE, needs_pairs, train_one_step
 for name in SPLITTABLE:
-    train_one_step(name, 2, 1, cohort if paired_only(name) else unpaired, Path(out) / name)
+    train_one_step(name, 2, 1, cohort if needs_pairs(name) else unpaired, Path(out) / name)
 """
 
 
@@ -363,7 +377,7 @@ def test_two_processes_equal_one_on_the_same_global_batch(name, cohort, unpaired
     Adam's first step has the same size for every gradient, also for rounding noise around zero, and each process draws
     styles for its own images.
     """
-    train_one_step(name, 1, 2, cohort if paired_only(name) else unpaired, tmp_path / "run")
+    train_one_step(name, 1, 2, cohort if needs_pairs(name) else unpaired, tmp_path / "run")
     folders = [tmp_path / "run", two_processes / name]
     states = [load_file(folder / "last/training-0.safetensors") for folder in folders]
     learned = [k for k in states[0] if "/networks/" in k or "/average/" in k]

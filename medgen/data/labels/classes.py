@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from medgen.data.case_reader import reference_image
+from medgen.data.case_reader import Side, reference_image
 from medgen.data.cohort.read import Cohort
 from medgen.data.labels.names import label_named
 from medgen.data.labels.training import cached_labels, part_voxels
@@ -33,13 +33,13 @@ def check_class_count(cohort: Cohort, settings: Settings) -> None:
 
 
 def class_maps(cases: list[Case], cohort: Cohort, settings: Settings, folder: Path) -> dict[str, Path]:
-    """Cache the class maps of the cases that have a source.
+    """Cache the class maps of the cases that have a source, or without ``data.sources`` a target.
 
     Args:
         folder: cache folder.
 
     Returns:
-        Case name → file of the classes on the source's grid, see ``cached_labels``.
+        Case name → file of the classes on that image's grid, see ``cached_labels``.
 
     Raises:
         InputError: data.classes or data.class_groups does not fit the cohort, or a case has no label map.
@@ -49,15 +49,16 @@ def class_maps(cases: list[Case], cohort: Cohort, settings: Settings, folder: Pa
     values = [0, *sorted(cohort.label_values.values())]
     classes = None if data.class_groups is None else _grouped(values, cohort, data.class_groups)
     files = {}
+    side: Side = "target" if settings.generative else "source"
     for case in cases:
-        if not case.source:
+        if not getattr(case, side):
             continue
         if case.labels is None:
             raise InputError(
                 "label-missing", f"case {case.name} in {data.root} has no label map; add it or set data.labels to false"
             )
-        fixed = reference_image(case, "source", settings)
-        movable = data.align == "resample" or fixed in case.source
+        fixed = reference_image(case, side, settings)
+        movable = data.align == "resample" or fixed in getattr(case, side)
         options: dict[str, Any] = {"spacing": data.spacing, "movable": movable}
         files[case.name] = cached_labels(folder, case.labels, fixed, values, classes, **options)
     return files
