@@ -11,6 +11,7 @@ import typer
 from medgen.commands.augment import augment
 from medgen.commands.contrast import simulate_contrast
 from medgen.commands.doctor import doctor
+from medgen.commands.export import export
 from medgen.commands.phantom import phantom
 from medgen.commands.plan import plan, settings_for
 from medgen.commands.sample import sample
@@ -107,6 +108,7 @@ app.command()(segment)
 app.command(name="simulate-contrast")(simulate_contrast)
 app.command()(doctor)
 app.command()(plan)
+app.command()(export)
 
 
 @app.command(cls=RayCommand)

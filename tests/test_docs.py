@@ -36,6 +36,7 @@ def test_command_reference_names_every_command_and_option():
         "evaluate",
         "report",
         "doctor",
+        "export",
     ):
         assert f"medgen {command}" in page
         shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
