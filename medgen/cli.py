@@ -16,6 +16,7 @@ from medgen.commands.phantom import phantom
 from medgen.commands.plan import plan, settings_for
 from medgen.commands.sample import sample
 from medgen.commands.segment import segment
+from medgen.commands.serve import serve
 from medgen.commands.shared import (
     REFUSED,
     Overwrite,
@@ -109,6 +110,7 @@ app.command(name="simulate-contrast")(simulate_contrast)
 app.command()(doctor)
 app.command()(plan)
 app.command()(export)
+app.command()(serve)
 
 
 @app.command(cls=RayCommand)

@@ -37,6 +37,7 @@ def test_command_reference_names_every_command_and_option():
         "report",
         "doctor",
         "export",
+        "serve",
     ):
         assert f"medgen {command}" in page
         shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output

@@ -15,6 +15,7 @@ LAYERS = (
     {"__main__"},
     {"cli", "api"},
     {"commands"},
+    {"server"},
     {"reports", "pacs"},
     {"training", "downstream", "augmentation", "contrast", "export"},
     {"inference", "evaluation"},

@@ -22,7 +22,7 @@ from medgen.errors import InputError
 from medgen.io.lock import locked
 
 CLI = typer.main.get_command(app)
-READS = {"doctor", "configs", "models"}  # what writes nothing
+READS = {"doctor", "configs", "models", "serve"}  # what writes nothing
 SHAPE = (12, 12, 12)
 
 
