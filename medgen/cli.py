@@ -12,6 +12,7 @@ from medgen.commands.augment import augment
 from medgen.commands.contrast import simulate_contrast
 from medgen.commands.doctor import doctor
 from medgen.commands.export import export
+from medgen.commands.pack import pack, unpack
 from medgen.commands.phantom import phantom
 from medgen.commands.plan import plan, settings_for
 from medgen.commands.sample import sample
@@ -111,6 +112,8 @@ app.command()(doctor)
 app.command()(plan)
 app.command()(export)
 app.command()(serve)
+app.command()(pack)
+app.command()(unpack)
 
 
 @app.command(cls=RayCommand)

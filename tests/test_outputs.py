@@ -131,7 +131,9 @@ COMMANDS = [
 
 
 def test_the_list_of_commands_is_complete():
-    assert {name.split()[0] for name in COMMANDS} | READS | {"report", "plan", "export"} == set(CLI.commands)
+    assert {name.split()[0] for name in COMMANDS} | READS | {"report", "plan", "export", "pack", "unpack"} == set(
+        CLI.commands
+    )
     for name in {*CLI.commands} - READS:
         assert "overwrite" in {parameter.name for parameter in CLI.commands[name].params}, name
         assert "overwrite" in inspect.signature(CLI.commands[name].callback).parameters
