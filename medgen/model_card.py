@@ -21,14 +21,12 @@ def card_text(info: ModelInfo) -> str:
         "Written by medgen from `model.json`. Add what only you know: origin and consent of the data, scanners, "
         "population.",
         "## Data",
-        f"Trained on {counts[0]} cases for {info.step} steps, with {counts[1]} cases for validation and {counts[2]} "
-        f"for tests. Voxel spacing of the network: {' x '.join(f'{side:g}' for side in info.spacing)} mm.",
+        f"Cases: {counts[0]} for training, {counts[1]} for validation, {counts[2]} for tests. Steps: {info.step}. Voxel spacing of the network: {' x '.join(f'{side:g}' for side in info.spacing)} mm.",
         "## Intended use",
         USE,
         "## Numbers",
     ]
-    if info.validation:
-        rows = [f"| {key} | {value:.4g} |" for key, value in info.validation.items()]
+    if rows := [f"| {key} | {value:.4g} |" for key, value in info.validation.items() if key != "step"]:
         lines += ["On the validation cases, in the units of the target:"]
         lines += ["\n".join(["| measure | value |", "|---|---|", *rows])]
     else:

@@ -74,7 +74,7 @@ def test_model_folders_get_a_card_and_a_changed_card_stays(tmp_path):
     root = write_cohort(tmp_path / "cohort")
     train(settings(root), tmp_path / "run", say=lambda _: None)
     best, last = tmp_path / "run/best/card.md", tmp_path / "run/last/card.md"
-    assert "2 steps" in last.read_text() and "mae" in best.read_text()
+    assert "Steps: 2" in last.read_text() and "mae" in best.read_text()
     best.write_text("# Mine\n")
     train(settings(root, steps=4), tmp_path / "run", resume=True, say=lambda _: None)
-    assert best.read_text() == "# Mine\n" and "4 steps" in last.read_text()
+    assert best.read_text() == "# Mine\n" and "Steps: 4" in last.read_text()
