@@ -21,7 +21,8 @@ def card_text(info: ModelInfo) -> str:
         "Written by medgen from `model.json`. Add what only you know: origin and consent of the data, scanners, "
         "population.",
         "## Data",
-        f"Cases: {counts[0]} for training, {counts[1]} for validation, {counts[2]} for tests. Steps: {info.step}. Voxel spacing of the network: {' x '.join(f'{side:g}' for side in info.spacing)} mm.",
+        f"Cases: {counts[0]} for training, {counts[1]} for validation, {counts[2]} for tests. Steps: {info.step}. "
+        f"Voxel spacing of the network: {' x '.join(f'{side:g}' for side in info.spacing)} mm.",
         "## Intended use",
         USE,
         "## Numbers",

@@ -95,6 +95,8 @@ class GeneratorSettings(Section):
     def _network_of_bundle(self) -> "GeneratorSettings":
         if (self.name == "bundle") != (self.network is not None):
             raise ValueError("generator.name=bundle and generator.network belong together; set both or neither")
+        if self.name == "bundle" and (self.replace or self.windows):
+            raise ValueError("generator.replace and generator.windows need residual_unet; set them to null and []")
         return self
 
 

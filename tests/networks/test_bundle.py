@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 from refusal import refused
-from small import make_model, small_settings
+from small import make_model, small_settings, write_cohort
 
 from medgen.checkpoint import build_method, load_model, save_model
+from medgen.config import config_file, load_settings
 from medgen.errors import InputError
+from medgen.training.loop import train
 
 UNET = {
     "_target_": "UNet",
@@ -71,3 +73,20 @@ def test_expressions_and_folders_without_a_bundle_are_refused(tmp_path):
         settings_for(str(tmp_path))
     with pytest.raises(InputError, match="belong together"):
         settings_for(None)
+    with pytest.raises(InputError, match="residual_unet"):
+        settings_for(UNET, replace=[0, 0.1])
+
+
+def test_a_bundle_trains_by_a_shipped_config(tmp_path):
+    """The command of the how-to."""
+    given = ["method.generator.name=bundle", f"method.generator.network={bundle(tmp_path / 'bundle')}"]
+    given += [f"data.root={write_cohort(tmp_path / 'cohort')}", "train.steps=1", "train.validation_cases=1"]
+    given += [
+        "sampling.patch=[16,16,16]",
+        "data.spacing=null",
+        "method.adversary.layers=1",
+        "method.adversary.filters=4",
+    ]
+    settings = load_settings(config_file("ct_contrast_pix2pix"), given)
+    best = train(settings, tmp_path / "run", say=lambda _: None)
+    assert type(load_model(best).generator.network.network).__name__ == "UNet"  # within Residual
