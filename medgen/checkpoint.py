@@ -10,6 +10,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from medgen.methods import method_class
 from medgen.methods.base import Method
 from medgen.model_info import ModelInfo, TableInfo
 from medgen.models import model_folder
+from medgen.onnx_file import onnx_file, onnx_model_json, onnx_network
 from medgen.settings import Settings
 from medgen.terminology import is_native
 from medgen.types import DataShape
@@ -49,10 +51,17 @@ class Model:
     info: ModelInfo
     folder: Path | None = None
     target: str | None = None  # the chosen target domain, for a model with several
+    # Runs the network in place of torch, on the CPU: (B, C, X, Y[, Z]) → its output. The generator then has no weights.
+    network: Callable[[Tensor], Tensor] | None = None
 
     @property
     def generator(self) -> nn.Module:
         return self.method.networks[self.method.generator]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network takes its input."""
+        return torch.device("cpu") if self.network is not None else next(self.generator.parameters()).device
 
     @property
     def source_code(self) -> Code:
@@ -138,7 +147,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu", *, target: str 
     """Load a model folder for inference.
 
     Args:
-        folder: RUN/best, RUN/last or a copy of either.
+        folder: RUN/best, RUN/last or a copy of either; or an ONNX file that medgen exported, or a folder with one.
         device: cpu, cuda, cuda:1, mps.
         target: the domain to translate to, for a model with several (``data.domains``).
 
@@ -152,8 +161,12 @@ def load_model(folder: Path, device: torch.device | str = "cpu", *, target: str 
     model = Model(method, settings, info, folder, _chosen(target, settings, folder))
     if model.target is not None:
         method.target = settings.data.domains.index(model.target)  # type: ignore[attr-defined]
-    load_weights(model.generator, folder / "weights.safetensors", info.weights_sha256)
-    model.generator.to(device).eval()
+    model.generator.eval()
+    if (exported := onnx_file(folder)) is not None:
+        model.network = onnx_network(exported, str(device))
+    else:
+        load_weights(model.generator, folder / "weights.safetensors", info.weights_sha256)
+        model.generator.to(device)
     return model
 
 
@@ -167,13 +180,16 @@ def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
         InputError: not a model folder, another format version, or damaged or modified content.
     """
     folder = recover(model_folder(folder))
-    if not (folder / "model.json").is_file():
+    exported = onnx_file(folder)
+    place = exported or folder / "model.json"
+    if exported is None and not (folder / "model.json").is_file():
         raise InputError(
             "model-json-missing",
             f"{folder} is not a model folder: it has no model.json; give RUN/best or RUN/last of a training run",
         )
     try:
-        values = json.loads(regular(folder / "model.json", MOST_TEXT).read_text())
+        text = onnx_model_json(exported) if exported else regular(folder / "model.json", MOST_TEXT).read_text()
+        values = json.loads(text)
         if not isinstance(values, dict):
             raise ValueError("not an object")
         if values.get("format") != FORMAT:
@@ -186,33 +202,33 @@ def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
         if info.sha256 != info.hash():
             raise InputError(
                 "model-changed",
-                f"{folder}/model.json was modified after the model was saved; restore it or train again",
+                f"{place} was modified after the model was saved; restore it or train again",
             )
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if "function-" not in str(part))
         raise InputError(
             "model-damaged",
-            f"{folder}/model.json is damaged at {key} ({first['msg']}); restore the folder or train again",
+            f"{place} is damaged at {key} ({first['msg']}); restore the folder or train again",
         ) from None
     except InputError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            "model-json-unreadable", f"{folder}/model.json cannot be read ({error}); restore the folder or train again"
+            "model-json-unreadable", f"{place} cannot be read ({error}); restore the folder or train again"
         ) from None
-    settings = parse_settings(info.settings, f"{folder}/model.json")
+    settings = parse_settings(info.settings, f"{place}")
     if any(isinstance(of, TableInfo) for of in info.source_range) != settings.label_source:
         raise InputError(
             "model-source-range-damaged",
-            f"{folder}/model.json is damaged at source_range; restore the folder or train again",
+            f"{place} is damaged at source_range; restore the folder or train again",
         )
     counts = {key: settings.data.sources for key in ("source_range", "training_scans")}
     for key, names in (counts | {"target_range": settings.data.targets}).items():
         if len(getattr(info, key)) != len(names):
             raise InputError(
                 "model-range-count-damaged",
-                f"{folder}/model.json is damaged at {key}: it must have one entry for each of {', '.join(names)}; "
+                f"{place} is damaged at {key}: it must have one entry for each of {', '.join(names)}; "
                 "restore the folder or train again",
             )
     return info, settings

@@ -11,11 +11,14 @@ import typer
 from medgen.commands.augment import augment
 from medgen.commands.contrast import simulate_contrast
 from medgen.commands.doctor import doctor
+from medgen.commands.export import export
 from medgen.commands.json_output import OPTION, add_errors, add_result, run_for_scripts
+from medgen.commands.pack import pack, unpack
 from medgen.commands.phantom import phantom
 from medgen.commands.plan import plan, settings_for
 from medgen.commands.sample import sample
 from medgen.commands.segment import segment
+from medgen.commands.serve import serve
 from medgen.commands.shared import (
     REFUSED,
     Overwrite,
@@ -113,6 +116,10 @@ app.command()(segment)
 app.command(name="simulate-contrast")(simulate_contrast)
 app.command()(doctor)
 app.command()(plan)
+app.command()(export)
+app.command()(serve)
+app.command()(pack)
+app.command()(unpack)
 
 
 @app.command(cls=RayCommand)

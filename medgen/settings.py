@@ -303,6 +303,11 @@ class Train(Section):
     validation_cases: Positive = Field(4, description="maximum number of whole volumes translated in a validation")
     keep: bool = Field(False, description="save the model at every validation, as RUN/kept/step_NUMBER")
     checkpoint_every: Positive = Field(200, description="steps between checkpoints (RUN/last)")
+    loggers: tuple[Literal["mlflow", "wandb"], ...] = Field(
+        (),
+        description="loggers in addition to TensorBoard, which need the extra of their name; server and project are "
+        "set by their own environment variables",
+    )
     log_every: Positive = Field(20, description="steps between rows of log.csv")
     accelerator: str = Field("auto", description="auto, cpu, cuda, mps")
     devices: int = Field(1, ge=1, description="processes per machine, one per device")

@@ -36,6 +36,10 @@ def test_command_reference_names_every_command_and_option():
         "evaluate",
         "report",
         "doctor",
+        "export",
+        "serve",
+        "pack",
+        "unpack",
     ):
         assert f"medgen {command}" in page
         shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output

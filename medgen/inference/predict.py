@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 
@@ -62,6 +63,33 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
         InputError: the number of contrasts is not the model's, the grids differ, the settings refuse the spacing, or a
             scan is constant and its code needs a range.
     """
+    prepared = prepare_case(model, volumes)
+    y = translate_array(model, prepared.x, memory_gb=memory_gb, maps=gives_maps(model))
+    if not gives_maps(model):
+        prepared.x = np.empty(0)  # as large as a scan, and not needed any more
+    return restore_case(model, prepared, y)
+
+
+@dataclass
+class Prepared:
+    """A case before the network: its encoded contrasts, and what brings the network's output back to the scan.
+
+    Attributes:
+        x: (C, X, Y, Z) in [-1, 1], on the model's grid, RAS.
+        codes: the intensity range of each contrast.
+        grid, own: the contrasts on the model's grid and on the scan's own grid, both in canonical axes.
+        scan: the first contrast as it was read.
+    """
+
+    x: np.ndarray
+    codes: list[Range]
+    grid: list[Volume]
+    own: list[Volume]
+    scan: Volume
+
+
+def prepare_case(model: Model, volumes: Sequence[Volume]) -> Prepared:
+    """The first half of `translate_case`: align, reorient, resample and encode. Raises InputError."""
     check_translates(model)
     settings, names = model.settings, model.settings.data.sources
     if model.settings.method.needs_classes:
@@ -74,31 +102,34 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
             "model-image-count-differs",
             f"the model translates {', '.join(names)} together; give one volume of each",
         )
-    volume = volumes[0]
-    canonical = [to_canonical(v) for v in to_common_grid(volumes, settings.data.align)]
-    grid = [on_model_grid(v, model) for v in canonical]
+    own = [to_canonical(v) for v in to_common_grid(volumes, settings.data.align)]
+    grid = [on_model_grid(v, model) for v in own]
     intensity = settings.intensity.source.model_dump(exclude={"follow"})
     codes = [fit_range(v.data, **intensity) for v in grid]
-    outputs = []
-    by_maps = settings.inference.transfer == "difference" and _replaces(model)
-    if by_maps:
-        results = [np.empty(0)]  # made below
-    else:
-        results = _decoded(model, encode_channels(codes, [v.data for v in grid]), codes[0], memory_gb)
-    for i in range(len(results)):
-        k, decode = _source_of(i, codes), model.target_ranges[i].of(codes[0])
-        y = results[i]
-        results[i] = np.empty(0)  # so that its memory is freed when y changes
-        if by_maps:
-            x = encode_channels(codes, [v.data for v in grid])
-            maps = _decided(model.generator, translate_array(model, x, memory_gb=memory_gb, maps=True), x)
-            y = _replaced_on_own_grid(model.generator, maps, grid[k], canonical[k], codes[k], decode)
-        elif grid[k] is not canonical[k]:
-            y = _on_own_grid(y, grid[k], canonical[k], codes[k], settings.inference.transfer)
-        y = _carried(y, canonical[k].data, codes[k], decode, canonical[k].padding)
+    return Prepared(encode_channels(codes, [v.data for v in grid]), codes, grid, own, volumes[0])
+
+
+def restore_case(model: Model, prepared: Prepared, y: np.ndarray) -> list[Volume]:
+    """The second half of `translate_case`.
+
+    Args:
+        y: output of `translate_array` for ``prepared.x``, with ``maps`` if `gives_maps`.
+    """
+    codes, grid, own, scan = prepared.codes, prepared.grid, prepared.own, prepared.scan
+    transfer, outputs = model.settings.inference.transfer, []
+    maps = _decided(model.generator, y, prepared.x) if gives_maps(model) else None
+    for i, target in enumerate(model.target_ranges):
+        k, decode = _source_of(i, codes), target.of(codes[0])
+        if maps is not None:
+            image = _replaced_on_own_grid(model.generator, maps, grid[k], own[k], codes[k], decode)
+        else:
+            image = decode.decode(y[i])
+            if grid[k] is not own[k]:
+                image = _on_own_grid(image, grid[k], own[k], codes[k], transfer)
+        image = _carried(image, own[k].data, codes[k], decode, own[k].padding)
         # Integers are precise enough for HU, but not for a target range such as 0..1, which is stored as float32.
-        coarse = np.issubdtype(volume.dtype, np.integer) and decode.high - decode.low < 500
-        outputs.append(volume.replaced(from_canonical(y, volume), np.float32 if coarse else None))
+        coarse = np.issubdtype(scan.dtype, np.integer) and decode.high - decode.low < 500
+        outputs.append(scan.replaced(from_canonical(image, scan), np.float32 if coarse else None))
     return outputs
 
 
@@ -184,9 +215,13 @@ def _on_own_grid(y: np.ndarray, grid: Volume, own: Volume, code: Range, transfer
     return changed
 
 
-def _replaces(model: Model) -> bool:
-    """Whether the generator's output is a mask and a level, see ``networks.residual_unet``; not for slabs of slices."""
-    return getattr(model.generator, "replace", None) is not None and model.settings.slab_axis is None
+def gives_maps(model: Model) -> bool:
+    """Whether a scan is translated by the generator's mask and level, see ``networks.residual_unet``.
+
+    Not for slabs of slices, and only if the change is what is resampled (inference.transfer).
+    """
+    replaces = getattr(model.generator, "replace", None) is not None and model.settings.slab_axis is None
+    return replaces and model.settings.inference.transfer == "difference"
 
 
 @torch.inference_mode()
@@ -337,9 +372,11 @@ def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float)
 def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float, maps: bool = False) -> Tensor:
     """(B, C, ...) → (B, C_out, ...) on the CPU, in one pass or by sliding windows."""
     inference = model.settings.inference
-    device = next(model.generator.parameters()).device
+    device = model.device
     run: Callable[[Tensor], Tensor] = model.generator.maps if maps else model.method.translate  # type: ignore[assignment]
     rounded = inference.precision == "bf16-mixed" or (inference.precision == "auto" and has_bfloat16(device))
+    if model.network is not None:
+        run, rounded = model.network, False
     with torch.autocast(device.type, torch.bfloat16, enabled=rounded):
         if whole:
             return run(batch.to(device)).float().cpu()

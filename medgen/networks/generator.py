@@ -1,8 +1,9 @@
 """Build the generator that ``method.generator`` describes."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from medgen.networks.blocks.init import initialise
@@ -23,13 +24,13 @@ class GeneratorSettings(Section):
 
     For a U-Net only: ``levels``, ``dropout``, ``upsample``, ``full_resolution_filters`` and ``pointwise_features``. For
     a ResNet only: ``blocks``, ``kernel`` and ``antialias``. For a residual U-Net only: ``windows`` and ``replace``; it
-    has ``levels``, and always group norm. The others apply to all.
+    has ``levels``, and always group norm. For a bundle: ``network`` and ``residual``. The others apply to all.
     """
 
-    name: Literal["unet", "resnet", "residual_unet"] = Field(
+    name: Literal["unet", "resnet", "residual_unet", "bundle"] = Field(
         "resnet",
         description="unet (strided from the first layer, so several times faster in 3D), resnet, or residual_unet "
-        "(residual encoder, group norm; for regression)",
+        "(residual encoder, group norm; for regression), or bundle (a network of MONAI, see network)",
     )
     filters: Count = Field(64, description="channels of the first layer (papers: 64, in 2D)")
     levels: Annotated[int, Field(gt=0, le=16)] = Field(
@@ -71,11 +72,33 @@ class GeneratorSettings(Section):
         description="residual_unet: the output sets structures to a level between these two encoded values, instead of "
         "adding a difference; for contrast removal",
     )
+    network: dict[str, Any] | None = Field(
+        None,
+        description="bundle: folder of a MONAI bundle whose network_def is used, with new weights; a class of "
+        "monai.networks.nets with plain arguments. It is replaced by the definition itself, _target_ and arguments",
+    )
     residual: Start = Field(
         False,
         description="true: predict the difference from the input, so that training starts at the identity; negative: "
         "predict the difference from the negated input, so that training starts at the negation",
     )
+
+    @field_validator("network", mode="before")
+    @classmethod
+    def _read_bundle(cls, value: Any) -> Any:
+        if not isinstance(value, str | Path):
+            return value
+        from medgen.networks.bundle import bundle_network_def
+
+        return bundle_network_def(Path(value))
+
+    @model_validator(mode="after")
+    def _network_of_bundle(self) -> "GeneratorSettings":
+        if (self.name == "bundle") != (self.network is not None):
+            raise ValueError("generator.name=bundle and generator.network belong together; set both or neither")
+        if self.name == "bundle" and (self.replace or self.windows):
+            raise ValueError("generator.replace and generator.windows need residual_unet; set them to null and []")
+        return self
 
 
 def build_generator(
@@ -88,7 +111,7 @@ def build_generator(
     noise: int = 0,
     tanh: bool = True,
 ) -> nn.Module:
-    """Build a U-Net or ResNet with initial weights.
+    """Build the network with initial weights.
 
     Args:
         settings: type and size of the network.
@@ -117,6 +140,11 @@ def build_generator(
     if s.name == "residual_unet":
         del common["norm"]
         network = ResidualUNet(**common, levels=s.levels, windows=s.windows, replace=s.replace)
+    elif s.name == "bundle":
+        from medgen.networks.bundle import BundleNetwork
+
+        del common["norm"], common["filters"]
+        network = BundleNetwork(s.network or {}, **common)
     elif s.name == "unet":
         unet: dict[str, Any] = {
             key: getattr(s, key)
@@ -125,7 +153,7 @@ def build_generator(
         network = UNet(**common, **unet)
     else:
         network = ResNet(**common, blocks=s.blocks, kernel=s.kernel, antialias=s.antialias)
-    if s.name != "residual_unet":
+    if s.name not in ("residual_unet", "bundle"):
         initialise(network, "kaiming" if s.norm == "none" else init)
     if s.residual:
         sides = {"in_channels": in_channels, "out_channels": out_channels}

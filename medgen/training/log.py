@@ -9,11 +9,14 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from torch import Tensor
 
+from medgen.config import plain
 from medgen.io.atomic import write_text
 from medgen.io.claim import record_written
 from medgen.io.names import one_line
 from medgen.io.spreadsheet import csv_line, csv_text, read_csv
+from medgen.settings import Settings
 from medgen.training.gan_health import diagnose
+from medgen.training.loggers import Logger, open_loggers
 
 
 class Log:
@@ -22,9 +25,10 @@ class Log:
     Args:
         out: run folder.
         step: the step that the run continues from; rows that an interrupted run wrote after it are dropped.
+        settings: of the run, for train.loggers; None: TensorBoard only.
     """
 
-    def __init__(self, out: Path, step: int) -> None:
+    def __init__(self, out: Path, step: int, settings: Settings | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # imported here because it is slow to import
 
         self.out = out
@@ -37,25 +41,32 @@ class Log:
         self.board = SummaryWriter(str(board), purge_step=step + 1 if step else None)
         for file in set(board.iterdir()) - before:
             record_written(file)
+        others = [] if settings is None else open_loggers(settings.train.loggers, out, plain(settings))
+        self.boards: list[Logger] = [self.board, *others]
 
     def losses(self, step: int, seconds: float, values: dict[str, float]) -> None:
         """Add a row of losses and diagnostics."""
         self._add("log.csv", {"step": step, "seconds": round(seconds, 2), **values})
         for key, value in values.items():
-            self.board.add_scalar(key, value, step)
+            self._scalar(key, value, step)
 
     def validation(self, step: int, scores: Any) -> None:
         """Add a row of validation scores."""
         self._add("validation.csv", {"step": step, **scores.values})
         for key, value in scores.values.items():
-            self.board.add_scalar(f"validation/{key}", value, step)
+            self._scalar(f"validation/{key}", value, step)
 
     def health(self) -> list[str]:
         """Problems with the training, in sentences; see ``gan_health.diagnose``."""
         return diagnose(self.rows["log.csv"])
 
     def close(self) -> None:
-        self.board.close()
+        for board in self.boards:
+            board.close()
+
+    def _scalar(self, key: str, value: float, step: int) -> None:
+        for board in self.boards:
+            board.add_scalar(key, value, step)
 
     def _add(self, name: str, row: dict[str, float]) -> None:
         """Append a row; rewrite the file if the row has new columns (a loss that is not computed at every step)."""

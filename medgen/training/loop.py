@@ -28,7 +28,8 @@ from medgen.training.distributed import launch, shared_clock
 from medgen.training.generative_validation import GenerativeValidator
 from medgen.training.label_validation import LabelValidator
 from medgen.training.log import Log, Progress
-from medgen.training.model_folder import model_info, save
+from medgen.training.loggers import check_loggers
+from medgen.training.model_folder import forget_card, model_info, save, write_card
 from medgen.training.run import Run, floats
 from medgen.training.start_from import record_ancestors, start_from
 from medgen.training.validation import Validator
@@ -57,6 +58,7 @@ def train(
         FloatingPointError: a loss became non-finite; ``last`` and ``best`` are intact.
     """
     preflight.check_method(settings)
+    check_loggers(settings.train.loggers)
     if settings.data.root is not None:
         check_output_is_not_input(out, settings.data.root)
     preflight.check_folder(out, resume or overwrite)
@@ -123,7 +125,10 @@ def _labels(prepared: Prepared) -> Mapping[str, int] | None:
 def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -> None:
     """Train to the end of the schedule; log, validate and save at their intervals and at the end."""
     schedule, fabric = run.settings.train, run.fabric
-    log = Log(out, run.step) if fabric.is_global_zero else None
+    log = Log(out, run.step, run.settings) if fabric.is_global_zero else None
+    models = [out / "best", out / "last"] if fabric.is_global_zero else []
+    for folder in models:
+        forget_card(folder)
     validator = _validator(run.settings, prepared.validation)
     stream = _batches(run, prepared.patches)
     started, before = time.monotonic(), run.seconds
@@ -148,6 +153,8 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
             update_clock()
             if finished:
                 break
+    for folder in models:
+        write_card(folder)
     if log:
         log.close()
         say(f"trained {run.step} steps in {run.seconds / 60:.1f} min; best model: {out / 'best'}")

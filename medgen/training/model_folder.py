@@ -1,6 +1,8 @@
 """Write the model folders of a run: ``best``, ``last`` and ``kept/STEP``."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
@@ -9,7 +11,9 @@ from medgen import checkpoint
 from medgen.config import plain
 from medgen.data.prepared import ModelData
 from medgen.errors import InputError
-from medgen.io.atomic import atomic_folder
+from medgen.io.atomic import atomic_folder, write_text
+from medgen.io.claim import remove
+from medgen.model_card import CARD, card_text
 from medgen.model_info import ModelInfo
 from medgen.training.run import Run
 
@@ -41,8 +45,28 @@ def save(run: Run, data: ModelData, folder: Path, *, training: bool) -> None:
         ) from None
 
 
+def write_card(folder: Path) -> None:
+    """Write the card of a model folder at the end of a training, unless its user wrote one."""
+    if (folder / "model.json").is_file() and not (folder / CARD).exists():
+        write_text(folder / CARD, card_text(checkpoint.read_info(folder)[0]))
+
+
+def forget_card(folder: Path) -> None:
+    """Delete the card of an earlier training, whose numbers change now; a card that its user changed stays."""
+    remove(folder / CARD)
+
+
+@contextmanager
+def _card_kept(folder: Path) -> Iterator[None]:
+    """Keep the card of a model folder that is replaced."""
+    card = (folder / CARD).read_bytes() if (folder / CARD).is_file() else None
+    yield
+    if card is not None:
+        (folder / CARD).write_bytes(card)
+
+
 def _write(run: Run, data: ModelData, folder: Path, training: bool) -> None:
-    with atomic_folder(folder) as temporary:
+    with _card_kept(folder), atomic_folder(folder) as temporary:
         checkpoint.save_model(temporary, _weights(run), model_info(run, data))
         if training:
             checkpoint.save_training(temporary, run.state())
@@ -58,7 +82,7 @@ def _write_with_all_processes(run: Run, data: ModelData, folder: Path) -> None:
     checkpoint.save_training(shared, run.state(), fabric.global_rank)
     fabric.barrier()
     if fabric.is_global_zero:
-        with atomic_folder(folder) as temporary:
+        with _card_kept(folder), atomic_folder(folder) as temporary:
             checkpoint.save_model(temporary, _weights(run), model_info(run, data))
             for part in shared.iterdir():
                 part.rename(temporary / part.name)

@@ -2,10 +2,9 @@
 
 import math
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from medgen.checkpoint import Model
@@ -25,8 +24,15 @@ WRITERS = 16
 class Cases:
     """The cases of one run and their records in the manifest."""
 
-    def __init__(self, model: Model, manifest: Manifest, output: Path, options: Options) -> None:
-        self.model, self.manifest, self.options = model, manifest, options
+    def __init__(
+        self,
+        model: Model,
+        manifest: Manifest,
+        output: Path,
+        options: Options,
+        stage: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.model, self.manifest, self.options, self.stage = model, manifest, options, stage
         self.planner = Planner(model, output, options)
         self.recorded: dict[int, Job] = {}  # by number: jobs in the manifest that are not reported to the caller yet
 
@@ -56,12 +62,19 @@ class Cases:
                 keys.extend([] if job is None else [job.key])
                 yield job
 
+        def read(job: Job) -> Job:
+            self.stage("reading")
+            return case.read(job, self.model, self.options, self.manifest)
+
+        def translate(job: Job) -> None:
+            self.stage("translating")
+            case.translate(job, self.model, self.options)
+
         def write(job: Job) -> None:
+            self.stage("writing")
             case.write(job, self.model, self.options)
             self.record(job)
 
-        read = partial(case.read, model=self.model, options=self.options, manifest=self.manifest)
-        translate = partial(case.translate, model=self.model, options=self.options)
         bound = int(memory_bound_gb(self.model, self.options) * 2**30 / 4)
         try:
             stages = read, translate, write

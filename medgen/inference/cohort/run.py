@@ -48,6 +48,7 @@ def convert(
     cluster: Cluster | None = None,
     overwrite: bool = False,
     done: Callable[[Converted, int, int], None] = lambda *_: None,
+    stage: Callable[[str], None] = lambda _: None,
     finish: Callable[[list[Converted]], None] = lambda _: None,
 ) -> list[Converted]:
     """Translate a volume, a folder of volumes, a DICOM series folder, or a folder of such folders.
@@ -79,6 +80,8 @@ def convert(
         overwrite: replace the result of another run in ``output`` (see ``io.claim``), or an existing output file.
         done: called after each scan with its result, its number and the number of scans (0: unknown); not called if a
             scan fails again with the same error.
+        stage: called when a case starts to be read, translated or written (its check and files), with this word; not
+            called with a cluster.
         finish: called once at the end with the returned results, while the folders are still locked.
 
     Returns:
@@ -102,7 +105,7 @@ def convert(
             scans, count = _found(model, source, output, options, rules)
         check_count(model, source, output, count)
         with Manifest(None if single else record, model_description(model)) as manifest:
-            cases = Cases(model, manifest, output, options)
+            cases = Cases(model, manifest, output, options, stage)
             jobs = cases.converted(scans) if cluster is None else converted_by(cluster, cases, scans)
             results = _collected(jobs, cases, failed, count, watch is not None, done)
             if private is not None and not single:

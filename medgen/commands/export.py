@@ -1,0 +1,42 @@
+"""``medgen export``: a model in the format of another program."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medgen.commands.shared import Overwrite
+from medgen.errors import InputError
+from medgen.io.names import print_line
+
+ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "bundle": ""}
+
+
+def export(
+    format: Annotated[str, typer.Argument(help="bundle (a MONAI bundle), onnx or torch (torch.export).")],
+    model: Annotated[Path, typer.Argument(help="Model folder, e.g. RUN/best, or a name that medgen models lists.")],
+    out: Annotated[Path, typer.Argument(help="OUT.onnx, OUT.pt2, or the folder of the bundle.")],
+    target: Annotated[str | None, typer.Option(help="Target domain, for a model with several.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Export a model with its intensity coding, padding and window plan, to run it without medgen or in MONAI."""
+    from medgen.checkpoint import load_model
+    from medgen.export.bundle import export_bundle
+    from medgen.export.programs import export_onnx, export_torch
+    from medgen.io.claim import check_output_is_not_input, claimed, claimed_file
+    from medgen.models import model_folder
+
+    if format not in ENDINGS:
+        raise InputError("export-format-unknown", f"{format} is unknown; choose one of {', '.join(ENDINGS)}")
+    if format != "bundle" and out.suffix.lower() != ENDINGS[format]:
+        raise InputError("export-name", f"{out} is not the name of an {ENDINGS[format]} file; end it in this")
+    loaded = load_model(model, target=target)
+    if format == "bundle":
+        check_output_is_not_input(out, model_folder(model))
+        about = {"command": "export bundle", "model": loaded.info.sha256, "target": target}
+        with claimed(out, about, overwrite=overwrite):
+            export_bundle(loaded, out)
+    else:
+        with claimed_file(out, overwrite=overwrite):
+            (export_onnx if format == "onnx" else export_torch)(loaded, out)
+    print_line(f"{format}: {out}; model {loaded.info.sha256[:12]}")

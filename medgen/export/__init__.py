@@ -1,0 +1,1 @@
+"""Models in formats of other programs: ONNX, torch.export and MONAI bundles."""

@@ -1,0 +1,131 @@
+"""Receive a scan from a client: recognise it by its first bytes, and unpack archives without trusting their names."""
+
+import shutil
+import stat
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+MOST_FILES = 20_000  # in an archive
+MOST_DIRECTORY = MOST_FILES * 600  # bytes of an archive's directory, which is read at once
+END = b"PK\x05\x06"  # end of the directory of a zip file
+BLOCK = 2**20
+
+
+class Refused(Exception):
+    """A request that is not served: HTTP ``status`` and the reason for the client."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes in bytes: of an upload, and of an archive's content. ``queue``: waiting jobs. ``kept``: finished jobs."""
+
+    upload: int = 2 * 2**30
+    unpacked: int = 8 * 2**30
+    queue: int = 8
+    kept: int = 16
+
+
+def kind_of(head: bytes) -> str:
+    """``nii``, ``nii.gz`` or ``zip`` from the first 352 bytes. Raises Refused."""
+    if head.startswith(b"\x1f\x8b\x08"):
+        return "nii.gz"
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    if head[344:347] == b"n+1" or head[4:7] == b"n+2":
+        return "nii"
+    raise Refused(415, "not a NIfTI file (.nii, .nii.gz) or a zip file of DICOM images")
+
+
+def unpack(archive: Path, folder: Path, limits: Limits) -> None:
+    """Unpack a zip file of DICOM images into ``folder``, under numbers: no name of the archive becomes a path.
+
+    Files of one folder of the archive stay together.
+
+    Raises:
+        Refused: names that leave the archive, links, encryption, other compressions, too many files, or more content
+            than stated or allowed.
+    """
+    _check_directory(archive)
+    try:
+        with zipfile.ZipFile(archive) as found:
+            entries = [info for info in found.infolist() if not info.is_dir()]
+            for info in found.infolist():
+                _check_entry(info)
+            if not entries:
+                raise Refused(400, "the zip file is empty")
+            if len(entries) > MOST_FILES:
+                raise Refused(413, f"the zip file has more than {MOST_FILES} files")
+            if sum(info.file_size for info in entries) > limits.unpacked:
+                raise Refused(413, "the content of the zip file is too large")
+            folders: dict[str, int] = {}
+            for number, info in enumerate(entries):
+                parent = folders.setdefault(str(PurePosixPath(info.filename).parent), len(folders))
+                target = folder / f"{parent:05d}" / f"{number:05d}.dcm"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with found.open(info) as source, open(target, "xb") as file:
+                    _copy(source, file, info.file_size)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError, OverflowError) as error:
+        raise Refused(400, "the zip file is damaged") from error
+    except OSError as error:
+        raise Refused(507, f"the zip file cannot be unpacked ({error.strerror})") from error
+
+
+def _check_directory(archive: Path) -> None:
+    """Refuse a directory that would take much memory to read, from the archive's last bytes."""
+    size = archive.stat().st_size
+    with open(archive, "rb") as file:
+        file.seek(max(0, size - 2**16 - 22))
+        tail = file.read()
+    at = tail.rfind(END)
+    if at < 0 or len(tail) < at + 22:
+        raise Refused(400, "the zip file is damaged")
+    count, length = int.from_bytes(tail[at + 10 : at + 12], "little"), int.from_bytes(tail[at + 12 : at + 16], "little")
+    if count == 0xFFFF or length > MOST_DIRECTORY or b"PK\x06\x07" in tail[max(0, at - 20) : at]:
+        raise Refused(413, f"the zip file has too many files, more than {MOST_FILES}, or is in the format zip64")
+
+
+def _check_entry(info: zipfile.ZipInfo) -> None:
+    name = info.orig_filename
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in name or len(name) > 1000:
+        raise Refused(400, "the zip file has names that lead out of it")
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise Refused(400, "the zip file has links or devices")
+    if info.flag_bits & 1:
+        raise Refused(400, "the zip file is encrypted")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise Refused(415, "the zip file uses another compression than deflate")
+
+
+def _copy(source: IO[bytes], file: IO[bytes], size: int) -> None:
+    """Copy exactly ``size`` bytes."""
+    left = size
+    while left > 0:
+        block = source.read(min(BLOCK, left))
+        if not block:
+            raise Refused(400, "the zip file is damaged")
+        file.write(block)
+        left -= len(block)
+    if source.read(1):
+        raise Refused(413, "a file of the zip file is larger than stated")
+
+
+def zip_files(root: Path, results: Sequence[Path], archive: Path) -> None:
+    """Write results, files or folders below ``root``, as a zip file without compression."""
+    with zipfile.ZipFile(archive, "x", zipfile.ZIP_STORED) as made:
+        for result in results:
+            for path in [result] if result.is_file() else sorted(result.rglob("*")):
+                if path.is_file() and not path.is_symlink():
+                    made.write(path, path.relative_to(root).as_posix())
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder with its content."""
+    shutil.rmtree(folder, ignore_errors=True)
