@@ -102,8 +102,6 @@ class Planner:
         if private is not None:
             entry.deidentified = private.dates
         key = scan.case if self.outputs.setdefault(folded(scan.case), entry.output) == entry.output else str(path)
-        if key != scan.case and private is None:
-            entry.case = Path(entry.output).name  # ct.nii.gz and ct.mha: told apart on the screen and in the report
         self.count += 1
         job = Job(scan, entry, targets, key, self.count)
         with errors_recorded(job):

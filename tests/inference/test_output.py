@@ -272,12 +272,3 @@ def test_a_secondary_capture_beside_a_scan_is_ignored_with_a_note(identity, tmp_
     assert result.status == "converted" and "Exam Summary" in result.notes[0] and "secondary capture" in result.notes[0]
     (result,) = convert(identity, tmp_path / "in", tmp_path / "out")
     assert result.status == "skipped" and "Exam Summary" in result.notes[0]
-
-
-def test_scans_of_one_name_in_two_formats_are_told_apart(identity, tmp_path):
-    for ending in ("mha", "nii.gz"):
-        (tmp_path / "in").mkdir(exist_ok=True)
-        write_volume(tmp_path / f"in/ct.{ending}", Volume(np.full((16, 16, 16), len(ending), np.float32), np.eye(4)))
-    found = convert(identity, tmp_path / "in", tmp_path / "out")
-    assert [result.case for result in found] == ["ct", "ct.nii.gz"]
-    assert {result.status for result in convert(identity, tmp_path / "in", tmp_path / "out")} == {"skipped"}

@@ -115,7 +115,8 @@ def test_it_learns_to_paint_and_to_remove_each_kind_of_lesion():
     torch.manual_seed(0)
     method = build(generator={"pointwise_features": 8}, lr=5e-3, weight_gan=0.0, weight_gan_lesion=0.0)
     found = steps(method, 60)
-    assert found[-1]["paint"] < 0.3 * found[0]["paint"]
+    late = torch.stack([losses["paint"].detach() for losses in found[-10:]]).mean()  # a single step is noise
+    assert late < 0.3 * found[0]["paint"]
     x, labels = scene(seed=3)
     painted, removed = method.paint(x, labels), method.remove(x, labels)
     assert painted[labels == 2].mean() > 0.0 and painted[labels == 3].mean() < -0.5

@@ -21,7 +21,7 @@ def test_freed_memory_is_reused_without_page_faults_and_returned_after():
         faults()
         kept = faults()
     assert kept < 1000
-    assert faults() > 3000
+    assert faults() > 2 * kept + 60  # 49,152 small pages, or 96 huge ones
 
 
 def test_elsewhere_it_does_nothing(monkeypatch):
