@@ -126,7 +126,7 @@ def test_files_of_a_run(cohort, tmp_path):
     assert names == {
         "best", "last", "cache", "panels", "tensorboard", "config.yaml", "split.json", "log.csv", "validation.csv"
     }  # fmt: skip
-    assert {p.name for p in best.iterdir()} == {"model.json", "weights.safetensors"}
+    assert {p.name for p in best.iterdir()} == {"model.json", "weights.safetensors", "card.md"}
     rows = list(csv.DictReader(open(tmp_path / "run" / "log.csv")))
     assert [int(r["step"]) for r in rows] == [1, 2, 3, 4, 5, 6]
     assert {"D", "G_gan", "G_l1", "lr_G"} <= set(rows[0])

@@ -30,7 +30,12 @@ def quicken(network: nn.Module) -> nn.Module:
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether the fast forms apply. The meta device counts as a CPU, so that estimates of the memory include them."""
+    """Whether the fast forms apply: not in exported or compiled programs, which hold for images of any size.
+
+    The meta device counts as a CPU, so that estimates of the memory include them.
+    """
+    if torch.compiler.is_compiling():
+        return False
     return x.device.type in ("cpu", "meta") and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
