@@ -237,6 +237,7 @@ def harmless(entry, place):
         return True
     own = (sys.prefix, sys.base_prefix, Path(medgen.__file__).parent, Path(torch.__file__).parent, place / "models")
     writes = (mode is not None and set(mode) & set("wax+")) or (flags or 0) & 0b11
-    return not writes and any(
+    compiled = "__pycache__" in where.parts  # Python's own cache of a module that is imported for the first time
+    return (compiled or not writes) and any(
         where.is_relative_to(root) for root in (*own, "/proc", "/sys", "/dev", Path(__file__).parent)
     )
