@@ -7,7 +7,7 @@ Radiology AI 2023;5:e230024). nnU-Net keeps them in ``dataset.json``, the embedd
 from pathlib import Path
 from typing import Any
 
-from medgen.data.labels.names import TABLES, consistent_names
+from medgen.data.labels.names import TABLES, consistent_names, names_in_header, refuse_other_names
 from medgen.errors import InputError
 from medgen.io.label_headers import header_names
 from medgen.io.text import read_json
@@ -52,12 +52,12 @@ def names_of_labels(path: Path, table: Path | str | None = None) -> dict[int, st
             the class numbers of TotalSegmentator v2.
 
     Raises:
-        InputError: no table is found, or it cannot be read.
+        InputError: no table is found, it cannot be read, or the label map's header contradicts ``table``.
     """
-    if table is not None and str(table).lower() == "totalsegmentator":
-        return dict(TOTALSEGMENTATOR)
     if table is not None:
-        return _from_json(Path(table))
+        known = dict(TOTALSEGMENTATOR) if str(table).lower() == "totalsegmentator" else _from_json(Path(table))
+        refuse_other_names(known, f"--label-table {table}", names_in_header(path), path)
+        return known
     if found := header_names(path):
         return found
     for folder in (path.parent, path.parent.parent):

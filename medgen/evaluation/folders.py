@@ -7,6 +7,7 @@ from unicodedata import normalize
 
 import numpy as np
 
+from medgen.data.cohort.layouts import label_case
 from medgen.data.labels.names import label_names, names_in_header, refuse_other_names
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
@@ -24,7 +25,7 @@ class Folders:
             the prediction if there is no reference); roles without a file are absent.
         inputs_by_role: the path that the user gave for each role.
         extra: predictions without a reference.
-        names: {label value: structure}, of the table beside the label maps, else of the first header that has one.
+        names: {label value: structure}, of the table beside the label maps, else of their headers.
     """
 
     cases: Mapping[str, Mapping[str, Path]]
@@ -83,7 +84,8 @@ def match_folders(inputs_by_role: Mapping[str, Path | None], selected: Collectio
         refuse_other_names(names, paths["labels"], tables["prediction_labels"], paths["prediction_labels"])
     if not names:
         labels = [files["labels"] for files in files_by_case.values() if "labels" in files]
-        names = next(filter(None, map(names_in_header, labels)), {})
+        for found_names in map(names_in_header, labels):
+            names = found_names | names
     return Folders(files_by_case, paths, extra, names)
 
 
@@ -132,7 +134,8 @@ def _files(path: Path, cases: Mapping[str, Path], role: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     composed = {normalize("NFC", case): case for case in cases}
     for file in find_volumes(path):
-        case = composed.get(normalize("NFC", case_name(file)), case_name(file))
+        name = label_case(file) if role in ("labels", "prediction_labels") else case_name(file)
+        case = composed.get(normalize("NFC", name), name)
         if case in found:
             raise InputError("folder-case-twice", f"{found[case]} and {file} have the same case name; rename one")
         found[case] = file

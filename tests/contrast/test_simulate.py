@@ -132,6 +132,8 @@ def test_names_come_from_a_file_a_header_or_totalsegmentator(tmp_path):
     image.header.extensions.append(nib.nifti1.Nifti1Extension(30, table))
     nib.save(image, folder / "own.nii.gz")
     assert names_of_labels(folder / "own.nii.gz") == {7: "spleen"}
+    with refused("labels-tables-differ", names="own.nii.gz"):
+        names_of_labels(folder / "own.nii.gz", "totalsegmentator")
 
 
 def test_one_bad_case_stops_no_other(tmp_path):

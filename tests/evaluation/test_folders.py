@@ -132,3 +132,10 @@ def test_names_in_the_header_of_label_maps_agree_with_the_table_or_the_first_hea
             check_header_names(files, folders.names)
     else:
         check_header_names(files, folders.names)
+
+
+def test_segmentations_of_3d_slicer_belong_to_the_case_without_their_ending(tmp_path):
+    volumes(tmp_path, "prediction", "labels")
+    (tmp_path / "labels/a.nii.gz").rename(tmp_path / "labels/a.seg.nii.gz")
+    folders = match_folders({role: tmp_path / role for role in ("prediction", "labels")})
+    assert folders.cases["a"]["labels"].name == "a.seg.nii.gz"

@@ -83,7 +83,7 @@ def refuse_other_names(names: Mapping[int, str], whose: Path | str, found: Mappi
 
 def _plain(name: str) -> tuple[tuple[str, ...], str]:
     """What a name means, whatever the order of its words: ``kidney_left`` and ``Left kidney`` are equal."""
-    return tuple(sorted(words(name))), side_of(name)
+    return tuple(sorted(words(re.sub("(?i)umour", "umor", name)))), side_of(name)
 
 
 def _read_label_names(file: Path) -> dict[int, str]:
