@@ -6,7 +6,6 @@ number, so adding or removing a case does not change the others.
 
 import copy
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from medgen.data.grid import resample, resample_like
 from medgen.data.intensity import Range
 from medgen.data.labels.codec import LabelTable, describe_labels
 from medgen.data.labels.deformation import centred, deform, recombine
-from medgen.data.labels.names import NUMBERED, label_names
+from medgen.data.labels.names import NUMBERED, label_names, refuse_other_names
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest, model_description
@@ -155,10 +154,6 @@ def synthesize(
     return results
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).casefold()
-
-
 def _check_names(labels: Path, table: LabelTable) -> None:
     """Raise InputError if the table beside the label maps gives a value of the model another name."""
     try:
@@ -173,18 +168,11 @@ def _check_table(given: Mapping[int, str], whose: str, table: LabelTable) -> Non
 
     A liver would otherwise be painted as the structure that has its number in the model.
     """
-    own = {_plain(name): value for name, value in table.labels.items()}
-    for value, name in given.items():
-        known = table.names.get(value, name)
-        if NUMBERED.match(known) or NUMBERED.match(name):
-            continue
-        if value and (own.get(_plain(name), value) != value or _plain(known) != _plain(name)):
-            raise InputError(
-                "labels-tables-differ",
-                f"{whose} has {name} as {value}, but the model has {known} as {value}"
-                + (f" and {name} as {own[_plain(name)]}" if _plain(name) in own else "")
-                + "; change the values of the label maps to those of the model, or correct the table",
-            )
+
+    def named(names: Mapping[int, str]) -> dict[int, str]:
+        return {value: name for value, name in names.items() if value and not NUMBERED.match(name)}
+
+    refuse_other_names(named(table.names), "the model", named(given), whose)
 
 
 def _write_table(out: Path, table: LabelTable) -> None:

@@ -5,7 +5,7 @@
     D: max L_S + λ L_C,   G: max λ L_C - L_S
 
 The condition c comes from the label maps of the images (``data.labels``): the volumes of their structures in the patch.
-``condition: volume`` takes them as numbers, which D tells with a squared error (the log density of a normal
+``condition: volume`` takes them as numbers, which D estimates with a squared error (the log density of a normal
 distribution); ``condition: class`` sorts the images by their sum into ``classes`` equal parts.
 Differences from the paper: conditions that are numbers; D and G as in ``dcgan``, with G's loss as
 ``method.adversary.objective`` says.

@@ -1,4 +1,4 @@
-"""A generator that is told the volumes of structures, and a discriminator that tells them."""
+"""A generator with the volumes of structures as input, and a discriminator that estimates them."""
 
 from typing import cast
 

@@ -88,7 +88,7 @@ class Checked:
 
     @property
     def smooth_source(self) -> np.ndarray:
-        """The source after a Gaussian filter of `SMOOTH_MM`, by which tissues are told apart."""
+        """The source after a Gaussian filter of `SMOOTH_MM`, that separates tissues from noise."""
         return self.shared("smooth", self.source, lambda: gaussian(self.source, [SMOOTH_MM / s for s in self.spacing]))
 
     @property

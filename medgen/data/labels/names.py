@@ -62,7 +62,9 @@ def names_in_header(label_map: Path) -> dict[int, str]:
     return {value: name for value, name in header_names(label_map).items() if value and not NUMBERED.match(name)}
 
 
-def refuse_other_names(names: Mapping[int, str], whose: Path | str, found: Mapping[int, str], where: Path) -> None:
+def refuse_other_names(
+    names: Mapping[int, str], whose: Path | str, found: Mapping[int, str], where: Path | str
+) -> None:
     """Raise InputError if the names ``found`` in ``where`` give structures other values than ``names`` of ``whose``.
 
     Labels are used by value, so a liver would be taken for a spleen. Structures that only one of them has are allowed.

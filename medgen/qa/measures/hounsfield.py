@@ -8,7 +8,7 @@ from medgen.data.fast_filters import gaussian
 from medgen.qa.measures.masks import eroded
 from medgen.terminology import is_muscle
 
-SMOOTH_MM = 2.5  # sigma of the Gaussian filter by which tissues are told apart
+SMOOTH_MM = 2.5  # sigma of the Gaussian filter that separates tissues from noise
 # HU range of each tissue in the input after that filter (ICRU Report 44; fat: Aubrey et al., Acta
 # Physiol 2014;210:489).
 # Muscle needs labels: unenhanced muscle and enhanced bowel have the same HU.
