@@ -12,7 +12,7 @@ from monai.inferers import sliding_window_inference
 from scipy import ndimage
 from torch import Tensor, nn
 
-from medgen.checkpoint import Model
+from medgen.checkpoint import Model, removes_contrast
 from medgen.data.align import to_common_grid
 from medgen.data.grid import resample, resample_like
 from medgen.data.intensity import Code, Range, encode_channels, fit_range
@@ -20,12 +20,14 @@ from medgen.data.patches import AXES
 from medgen.data.slabs import fold, unfold
 from medgen.errors import InputError
 from medgen.inference.kind import check_translates
+from medgen.inference.output import AIR_HU
 from medgen.inference.windows import slide
 from medgen.io.volume import Volume, from_canonical, to_canonical
 from medgen.networks.allocation import memory_kept
 from medgen.networks.blocks.diffusion import scan_within_structures
 from medgen.networks.memory import windows_per_pass
 from medgen.networks.precision import has_bfloat16
+from medgen.qa.measures.trunk_wall import ribs_taken_for_vessels
 
 SAME_SPACING = 0.05  # relative tolerance within which a volume has the model's spacing
 MOST_RESAMPLED = 100  # ratio of spacings; beyond it the header is wrong, and resampling would take too long
@@ -118,6 +120,9 @@ def restore_case(model: Model, prepared: Prepared, y: np.ndarray) -> list[Volume
     codes, grid, own, scan = prepared.codes, prepared.grid, prepared.own, prepared.scan
     transfer, outputs = model.settings.inference.transfer, []
     maps = _decided(model.generator, y, prepared.x) if gives_maps(model) else None
+    window = model.settings.intensity.source.kind == "window"
+    if maps is not None and removes_contrast(model) and window and codes[0].low <= AIR_HU:
+        _spare_ribs(maps, grid[0], codes[0])
     for i, target in enumerate(model.target_ranges):
         k, decode = _source_of(i, codes), target.of(codes[0])
         if maps is not None:
@@ -228,6 +233,17 @@ def gives_maps(model: Model) -> bool:
 def _decided(network: nn.Module, maps: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Mask and level (2, X, Y, Z) from ``ResidualUNet.maps``, after windows and mirrored scans were averaged."""
     return network.decide(torch.from_numpy(maps)[None], torch.from_numpy(x)[None])[0].numpy()  # type: ignore[operator]
+
+
+def _spare_ribs(maps: np.ndarray, grid: Volume, code: Range) -> None:
+    """Set the mask of `_decided` to 0, in place, at ribs that the network took for vessels.
+
+    Real ribs are taken for vessels far more often than the phantom's that the network learned from, and where they lie
+    tells them from vessels: see docs/decisions/contrast_removal.md.
+    """
+    mask, level = maps
+    fall = np.maximum(grid.data - code.decode(level), 0) * mask
+    mask[ribs_taken_for_vessels(grid.data, grid.data - fall, grid.spacing)] = 0
 
 
 def _replaced_on_own_grid(

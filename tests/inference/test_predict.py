@@ -10,6 +10,7 @@ from refusal import refused
 from scipy.spatial.transform import Rotation
 from small import SMALL_METHOD, make_model, merged, small_settings
 
+from medgen.inference import predict
 from medgen.inference.predict import pass_bytes, translate_array, translate_case, translate_volume, use_whole
 from medgen.io.volume import Volume
 from medgen.model_info import RangeInfo
@@ -351,6 +352,27 @@ def test_structures_are_replaced_on_the_scans_own_grid(spacing):
     expected = np.clip(1000 * (x.numpy() - np.maximum(v, 0)), -1000, 1000)
     np.testing.assert_allclose(out[inside], expected[inside], atol=0.1)  # HU; spacings are rounded
     assert np.array_equal(out[~inside], volume.data[~inside])
+
+
+@pytest.mark.parametrize("removes", [True, False])
+def test_ribs_that_the_network_takes_for_vessels_come_back(monkeypatch, removes):
+    """Of a model that removes contrast medium from CT; the rule itself is tested in qa/measures/test_trunk_wall."""
+    method = {"name": "regression", "generator": {"name": "residual_unet", "filters": 4, "levels": 2}}
+    method["generator"]["replace"] = (-0.1, 0.1)
+    settings = small_settings(method=method, inference={"transfer": "difference"}, data={"removes_contrast": removes})
+    model = make_model(settings, train=False)
+    with torch.no_grad():
+        model.generator.last.bias.copy_(torch.tensor([40.0, 0.0]))
+    volume = Volume(scan(), affine((2.0, 2.0, 2.0)), np.dtype(np.float32))
+    plain = translate_volume(model, volume).data
+    rib = np.zeros(plain.shape, bool)
+    rib[3:6, 4:7, 5:9] = True
+    monkeypatch.setattr(predict, "ribs_taken_for_vessels", lambda source, output, spacing: rib)
+    out = translate_volume(model, volume).data
+    assert np.abs(plain - volume.data)[rib].max() > 20
+    kept = rib if removes else np.zeros_like(rib)
+    np.testing.assert_allclose(out[kept], volume.data[kept], atol=1e-3)
+    np.testing.assert_array_equal(out[~kept], plain[~kept])
 
 
 @pytest.mark.parametrize("spacing", [(1.5, 1.5, 1.2), (1.0, 0.4, 6.0)])

@@ -1,7 +1,8 @@
 """Loss of thin bright structures in the wall of the trunk of a CT: ribs that a conversion took for vessels.
 
 At 2 to 5 mm a rib is as bright as a vessel with contrast medium, and where it is removed completely nothing in the
-output shows it. Its place does: the muscular wall of the trunk has no large vessels.
+output shows it. Its place does: the muscular wall of the trunk has no large vessels. `lost_in_wall` measures the loss,
+and the conversion leaves `ribs_taken_for_vessels` as they are.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ FAT_HU = (-170.0, -30.0)
 SKIN_MM, DEPTH_MM, CLOSED_MM = 6.0, 20.0, 12.0
 LOST_HU, BRIGHT_HU, SOFT_HU, SIGMA_VOXELS = 80.0, 140.0, 90.0, 0.5
 THICK_MM, WITHIN, LEAST_ML = 8.0, 0.85, 0.5
+FALL_HU, PART_ML, MARGIN_MM, CHANGE_HU = 40.0, 0.1, 3.0, 5.0
+STEEP, STEEP_MM = 1.5, 20.0
 
 
 def lost_in_wall(source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing: Sequence[float]) -> list[Region]:
@@ -60,6 +63,48 @@ def lost_in_wall(source: np.ndarray, output: np.ndarray, body: np.ndarray, spaci
         levels = (float(v[box][inside].mean()) for v in (before, after))
         found.append(Region((centre[0], centre[1], centre[2]), float(volumes[n]), *levels))
     return sorted(found, key=lambda region: -region.volume_ml)
+
+
+def ribs_taken_for_vessels(source: np.ndarray, output: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Thin structures of the trunk's wall that a conversion darkened, with a margin: ribs and their cartilage.
+
+    Parts of at least `PART_ML` that are brighter than `BRIGHT_HU` in the source and fell by more than `FALL_HU`,
+    without what is thicker than `THICK_MM` in radius (an organ that touches the rib), `WITHIN` of them in the wall, as
+    in `lost_in_wall`. Parts that rise more steeply than ribs, `STEEP` times as far along the body as across it and over
+    `STEEP_MM`, are left to the conversion: vessels of the neck and the groin.
+
+    Args:
+        source, output: (X, Y, Z) HU on one grid, z along the body.
+        spacing: mm.
+
+    Returns:
+        (X, Y, Z) bool, voxels within `MARGIN_MM` of such a part that changed by more than `CHANGE_HU`.
+    """
+    before, after = (gaussian(np.clip(v, -200, 1000).astype(np.float32), [SIGMA_VOXELS] * 3) for v in (source, output))
+    fall = before - after
+    lost = (fall > FALL_HU) & (before > BRIGHT_HU)
+    lost &= ~within(deeper(lost, THICK_MM, spacing), THICK_MM + 0.5, spacing)
+    parts, count = ndimage.label(lost)
+    volumes = np.bincount(parts.ravel(), minlength=count + 1) * float(np.prod(spacing)) / 1000
+    boxes = ndimage.find_objects(parts)
+    large = [n for n in range(1, count + 1) if volumes[n] >= PART_ML]
+    found = np.zeros(source.shape, bool)
+    if not large:
+        return found
+    depth = wall_depth(source, spacing, sorted({k for n in large for k in range(*boxes[n - 1][2].indices(10**6))}))
+    in_wall = (depth > 0) & (depth < DEPTH_MM)
+    for n in large:
+        box = boxes[n - 1]
+        inside = parts[box] == n
+        x, y, along = extent(inside, spacing)
+        if in_wall[box][inside].mean() >= WITHIN and not along > max(STEEP * np.hypot(x, y), STEEP_MM):
+            found[box] |= inside
+    return within(found, MARGIN_MM, spacing) & (fall > CHANGE_HU) & in_wall
+
+
+def extent(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Sides (mm) of the box around a mask (X, Y, Z), between the centres of its outer voxels."""
+    return np.ptp(np.argwhere(mask), axis=0) * np.asarray(spacing)
 
 
 def wall_depth(hu: np.ndarray, spacing: Sequence[float], slices: Sequence[int] | None = None) -> np.ndarray:

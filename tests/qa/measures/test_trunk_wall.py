@@ -5,7 +5,7 @@ from scipy import ndimage
 from medgen.data.body_mask import body_mask
 from medgen.phantom.cohort import LABELS, make_patient
 from medgen.qa.check import check_case
-from medgen.qa.measures.trunk_wall import lost_in_wall, wall_depth
+from medgen.qa.measures.trunk_wall import lost_in_wall, ribs_taken_for_vessels, wall_depth
 
 MM = (2.5, 2.5, 2.5)
 
@@ -68,3 +68,30 @@ def test_some_slices_have_the_depth_that_all_have(patient):
     some = wall_depth(patient.contrast, MM, [7])
     np.testing.assert_array_equal(some[:, :, 7], wall_depth(patient.contrast, MM)[:, :, 7])
     assert some[:, :, 7].any() and not some[:, :, :7].any() and not some[:, :, 8:].any()
+
+
+def test_ribs_that_a_conversion_darkened_are_spared(patient, ribs):
+    """With the muscle beside them; organs and vessels that lost contrast medium are not."""
+    wide = ndimage.binary_dilation(ribs, iterations=1)
+    output = np.where(wide, np.minimum(patient.noncontrast, 50), patient.noncontrast)
+    spared = ribs_taken_for_vessels(patient.contrast, output, MM)
+    dark = ribs & (patient.noncontrast - output > 60)
+    assert spared[dark].mean() > 0.9
+    enhancing = patient.contrast - patient.noncontrast > 20
+    assert not spared[enhancing & ~ndimage.binary_dilation(ribs, iterations=4)].any()
+    assert not ribs_taken_for_vessels(patient.contrast, patient.noncontrast, MM).any()
+
+
+def test_a_vessel_that_runs_along_the_body_is_no_rib():
+    """Two tubes below the surface of a soft-tissue body, one upright, one slanting around it like a rib."""
+    x, y, z = np.indices((120, 100, 60)) * 2.0
+    body = ((x - 120) / 100) ** 2 + ((y - 100) / 80) ** 2 < 1
+    angle = np.deg2rad(200 + z * 0.9)
+    rib = np.hypot(x - 120 - 90 * np.cos(angle), y - 100 - 70 * np.sin(angle)) < 5
+    rib &= (z > 20) & (z < 70)
+    vessel = np.hypot(x - 120 - 90 * np.cos(0.3), y - 100 - 70 * np.sin(0.3)) < 5
+    output = np.where(body, 40.0, -1000.0)
+    source = np.where((rib | vessel) & body, 300.0, output)
+    spared = ribs_taken_for_vessels(source, output, (2.0, 2.0, 2.0))
+    assert spared[rib & body].mean() > 0.9
+    assert not spared[vessel].any()
