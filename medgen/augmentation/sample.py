@@ -21,6 +21,7 @@ from medgen.io.claim import check_output_is_not_input, claimed
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
 from medgen.methods.base import ConditionalMethod, GenerativeMethod
+from medgen.networks.conditioned import ConditionedGenerator
 
 HU_WIDTH = 500  # images of a fixed window at least this wide are stored as integers
 DESCRIPTION = "synthetic image, medgen"
@@ -89,6 +90,17 @@ def sample(
             done(found[-1], n)
         provenance.keep_only([each.case for each in found])
     return found
+
+
+def volume_warnings(model: Model, volumes: tuple[float, ...]) -> list[str]:
+    """Volumes (mm³) outside those of the training images that the model remembers: each with its range."""
+    voxel = float(np.prod(model.info.spacing))
+    low, high = ((each * voxel).tolist() for each in cast(ConditionedGenerator, model.generator).remembered())
+    return [
+        f"structure {n}: {asked:g} mm³, training had {least:.0f} to {most:.0f}"
+        for n, (asked, least, most) in enumerate(zip(volumes, low, high, strict=True), 1)
+        if not least <= asked <= most
+    ]
 
 
 def _check_volumes(model: Model, volumes: tuple[float, ...] | None) -> None:

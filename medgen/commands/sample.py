@@ -39,20 +39,25 @@ def sample(
 ) -> None:
     """Generate images from nothing with a generative model."""
     from medgen.augmentation.sample import sample as run
+    from medgen.augmentation.sample import volume_warnings
     from medgen.checkpoint import load_model
     from medgen.io.names import print_line
 
     loaded = load_model(model, pick_device(device))
+    asked = _numbers(volumes) if volumes else None
     with interruptible(kept_in(out)):
         made = run(
             loaded,
             out,
             count=count,
             seed=seed,
-            volumes=_numbers(volumes) if volumes else None,
+            volumes=asked,
             overwrite=overwrite,
             done=lambda each, n: print_line(f"[{n + 1}/{count}] {each.case}: {each.status}"),
         )
-    add_result(cases=made)
+    warnings = volume_warnings(loaded, asked) if asked else []
+    add_result(cases=made, warnings=warnings)
+    for text in warnings:
+        print_line(f"warning: outside the training distribution: {text}")
     print_line(f"{len(made)} images in {out}")
     print("The images are synthetic and not for diagnosis. They are not anonymous: they may show training patients.")

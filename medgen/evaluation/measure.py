@@ -9,6 +9,7 @@ import numpy as np
 
 from medgen.data.body_mask import body_mask, foreground_mask, looks_like_hu
 from medgen.data.cohort.content import content_hash
+from medgen.data.labels.resampling import check_mask
 from medgen.errors import InputError
 from medgen.evaluation.folders import check_header_names, read_case
 from medgen.evaluation.metrics import voxelwise as fidelity
@@ -69,6 +70,9 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
     """
     check_header_names(files, measures.names)
     volumes = read_case(files)
+    for role in ("mask", "lesions"):
+        if role in volumes:
+            check_mask(volumes[role].data, files[role])
     leading = "reference" if "reference" in volumes else "prediction"
     hu = looks_like_hu(volumes[leading].data)
     if measures.data_range is None and not hu and "reference" in volumes:

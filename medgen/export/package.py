@@ -12,6 +12,7 @@ from typing import Any
 from medgen.checkpoint import MOST_TEXT, MOST_WEIGHTS, read_info, regular
 from medgen.errors import InputError
 from medgen.io.atomic import atomic_write
+from medgen.io.claim import check_ours
 from medgen.model_card import CARD, card_text
 from medgen.models import model_folder
 
@@ -61,6 +62,8 @@ def unpack(file: Path, folder: Path) -> None:
                 for name, wanted in listed.items():
                     _extract(found, name, wanted, Path(aside, name), file)
                 read_info(Path(aside))
+                for name in listed:  # before any is replaced
+                    check_ours(folder / name)
                 for name in listed:
                     with atomic_write(folder / name) as target:
                         os.replace(Path(aside, name), target)

@@ -46,6 +46,11 @@ class ConditionedGenerator(CodeGenerator):
         self.seen[rows] = volumes.float()
         self.count.add_(len(volumes))
 
+    def remembered(self) -> tuple[Tensor, Tensor]:
+        """Least and largest volume of each structure (structures,) in voxels, of the training images in memory."""
+        seen = self.seen[: int(self.count.clamp(1, REMEMBERED))]
+        return seen.amin(0), seen.amax(0)
+
     def condition(self, volumes: Tensor) -> Tensor:
         """c (B, length) of volumes (B, structures) in voxels."""
         known = self.count.clamp(1, REMEMBERED)

@@ -133,7 +133,7 @@ def _checked(volumes: Mapping[str, Volume], names: Mapping[int, str], checks: Ch
 
 def _lesions(volumes: Mapping[str, Volume], labels: np.ndarray | None, names: Mapping[int, str]) -> np.ndarray | None:
     if "lesions" in volumes:
-        data = volumes["lesions"].data
+        data = volumes["lesions"].data  # whole numbers, or one value
         return np.where(data >= 0.5, np.rint(data), data > 0).astype(np.int32)
     marked = [value for value, name in names.items() if is_lesion(name)]
     return np.where(np.isin(labels, marked), labels, 0) if labels is not None and marked else None

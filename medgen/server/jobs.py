@@ -17,6 +17,7 @@ from medgen.inference.check import checks_for
 from medgen.inference.cohort.run import convert
 from medgen.inference.job import Converted
 from medgen.io.names import one_line
+from medgen.io.paths import ENDINGS, has_ending
 from medgen.io.read import read_volume
 from medgen.io.volume import to_canonical
 from medgen.qa.run import Checks
@@ -238,7 +239,8 @@ def _finish(job: ServerJob, out: Path) -> None:
         return
     first = Path(made[0].output)
     if len(made) == 1 and first.is_file():
-        job.result = shown = first.rename(job.folder / "result.nii.gz")
+        ending = next(ending for ending in ENDINGS if has_ending(first, (ending,)))
+        job.result = shown = first.rename(job.folder / f"result{ending}")
         made[0].output = str(shown)
     else:
         job.result, shown = job.folder / "result.zip", first

@@ -1,5 +1,6 @@
 """Receive a scan from a client: recognise it by its first bytes, and unpack archives without trusting their names."""
 
+import re
 import shutil
 import stat
 import zipfile
@@ -8,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from medgen.io.names import of_system
+
 MOST_FILES = 20_000  # in an archive
 MOST_DIRECTORY = MOST_FILES * 600  # bytes of an archive's directory, which is read at once
+PLAIN_ENDING = re.compile(r"\.[A-Za-z]{1,8}")
 END = b"PK\x05\x06"  # end of the directory of a zip file
 BLOCK = 2**20
 
@@ -46,7 +50,8 @@ def kind_of(head: bytes) -> str:
 def unpack(archive: Path, folder: Path, limits: Limits) -> None:
     """Unpack a zip file of DICOM images into ``folder``, under numbers: no name of the archive becomes a path.
 
-    Files of one folder of the archive stay together.
+    Files of one folder of the archive stay together, and keep a plain ending, so that the reader leaves out what is no
+    image, such as a viewer on a patient CD. Hidden files and those of an operating system are not unpacked.
 
     Raises:
         Refused: names that leave the archive, links, encryption, other compressions, too many files, or more content
@@ -55,19 +60,21 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> None:
     _check_directory(archive)
     try:
         with zipfile.ZipFile(archive) as found:
-            entries = [info for info in found.infolist() if not info.is_dir()]
             for info in found.infolist():
                 _check_entry(info)
+            entries = [(info, _place(info)) for info in found.infolist() if not info.is_dir()]
+            entries = [(info, path) for info, path in entries if not any(map(_of_system, path.parts))]
             if not entries:
                 raise Refused(400, "the zip file is empty")
             if len(entries) > MOST_FILES:
                 raise Refused(413, f"the zip file has more than {MOST_FILES} files")
-            if sum(info.file_size for info in entries) > limits.unpacked:
+            if sum(info.file_size for info, _ in entries) > limits.unpacked:
                 raise Refused(413, "the content of the zip file is too large")
             folders: dict[str, int] = {}
-            for number, info in enumerate(entries):
-                parent = folders.setdefault(str(PurePosixPath(info.filename).parent), len(folders))
-                target = folder / f"{parent:05d}" / f"{number:05d}.dcm"
+            for number, (info, path) in enumerate(entries):
+                parent = folders.setdefault(str(path.parent), len(folders))
+                ending = path.suffix.lower() if PLAIN_ENDING.fullmatch(path.suffix) else ""
+                target = folder / f"{parent:05d}" / f"{number:05d}{ending}"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with found.open(info) as source, open(target, "xb") as file:
                     _copy(source, file, info.file_size)
@@ -91,10 +98,18 @@ def _check_directory(archive: Path) -> None:
         raise Refused(413, f"the zip file has too many files, more than {MOST_FILES}, or is in the format zip64")
 
 
+def _place(info: zipfile.ZipInfo) -> PurePosixPath:
+    """Path of an entry in the archive; programs for Windows write backslashes."""
+    return PurePosixPath(info.orig_filename.replace("\\", "/"))
+
+
+def _of_system(part: str) -> bool:
+    return part == "__MACOSX" or of_system(part)
+
+
 def _check_entry(info: zipfile.ZipInfo) -> None:
-    name = info.orig_filename
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in name or len(name) > 1000:
+    name, path = info.orig_filename, _place(info)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or ":" in name or len(name) > 1000:
         raise Refused(400, "the zip file has names that lead out of it")
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise Refused(400, "the zip file has links or devices")

@@ -11,7 +11,7 @@ from refusal import refused
 from small import make_model, small_settings, write_cohort
 
 from medgen.augmentation.augmenter import translator
-from medgen.augmentation.sample import sample
+from medgen.augmentation.sample import sample, volume_warnings
 from medgen.checkpoint import save_model
 from medgen.commands.sample import _numbers
 from medgen.config import parse_settings
@@ -99,6 +99,11 @@ def test_the_volumes_of_structures_reach_the_model_in_voxels(tmp_path):
     assert given[-1].tolist() == [[100.0, 50.0]]  # voxels of 1 × 2 × 3 mm
     (large,) = sample(made, tmp_path / "b", volumes=(1800.0, 420.0))
     assert not np.array_equal(read_volume(small.output).data, read_volume(large.output).data)
+    assert volume_warnings(made, (600.0, 420.0)) == []
+    assert volume_warnings(made, (1801.0, 299.0)) == [
+        "structure 1: 1801 mm³, training had 600 to 1800",
+        "structure 2: 299 mm³, training had 300 to 420",
+    ]
     record = json.loads((tmp_path / "b/provenance.json").read_text())
     assert "1800.0, 420.0" in json.dumps(record)
     with refused("folder-not-empty"):

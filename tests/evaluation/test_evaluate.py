@@ -433,6 +433,19 @@ def test_lesion_masks_are_cases_files_like_others(cohort):
     assert "lesions" in values[0] and "lesions" not in values[1]
 
 
+@pytest.mark.parametrize("role", ["lesions", "mask"])
+def test_a_probability_map_is_no_mask(cohort, role):
+    """As lesions, it would be one that fills the volume, and no lesion could be lost."""
+    inside = (_arrays(0)[3] == 2).astype(np.float32)
+    for name in ("a", "b"):
+        _write(cohort / role / f"{name}.nii.gz", inside * 0.004)  # one value is a mask, whatever it is
+    assert not _run(cohort, source=cohort / "source", **{role: cohort / role}).failures
+    _write(cohort / role / "a.nii.gz", np.clip(inside, 1e-4, 0.97) + 0.01 * inside)
+    evaluation = _run(cohort, source=cohort / "source", **{role: cohort / role})
+    assert [failure.case for failure in evaluation.failures] == ["a"]
+    assert "probability map" in evaluation.failures[0].error
+
+
 def test_segmentations_have_the_challenges_scores_beside_ours(cohort):
     found = _run(cohort, labels=cohort / "labels", prediction_labels=cohort / "labels", profile="synthrad2025")
     metrics = found.cases[0].metrics

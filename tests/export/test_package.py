@@ -48,6 +48,11 @@ def test_other_folders_and_files_are_not_replaced(packed, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("mine")
     assert CliRunner().invoke(app, ["unpack", str(packed), str(tmp_path / "mine")]).exception.code == "folder-not-empty"
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/card.md").write_text("theirs")
+    again = ["unpack", str(packed), str(tmp_path / "theirs"), "--overwrite"]
+    assert CliRunner().invoke(app, again).exception.code == "output-file-foreign"
+    assert [path.name for path in (tmp_path / "theirs").glob("[!.]*")] == ["card.md"]
     again = ["pack", str(packed.parent / "best"), str(packed)]
     assert CliRunner().invoke(app, again).exception.code == "output-exists"
 

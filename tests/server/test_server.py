@@ -96,6 +96,15 @@ def test_a_nifti_upload_gives_the_voxels_of_the_command(served, model, tmp_path)
     assert client.get(f"/api/jobs/{state['id']}").status_code == 404 and not list((tmp_path / "work").iterdir())
 
 
+def test_a_result_has_the_ending_of_its_format(served, tmp_path, quick):
+    client, path = served(), scan(tmp_path / "scan.nii")
+    state = finished(client, client.post("/api/jobs?model=tiny", content=path.read_bytes()))
+    assert state["state"] == "done" and state["result"].startswith("result.nii"), state
+    found = tmp_path / state["result"]
+    found.write_bytes(client.get(f"/api/jobs/{state['id']}/result").content)
+    assert read_volume(found).data.shape == (14, 12, 10)
+
+
 def _slices_are_those_of_the_images(client, state, source, output):
     shown = {"input": source.data[::-1], "output": output.data[::-1]}  # RAS: the affine's first axis points left
     for name, data in shown.items():
@@ -117,6 +126,32 @@ def test_a_zip_of_dicom_gives_a_derived_series(served, tmp_path, quick):
     result = zipfile.ZipFile(io.BytesIO(client.get(f"/api/jobs/{state['id']}/result").content))
     result.extractall(tmp_path / "result")
     assert len(result.namelist()) == 16 and read_volume((tmp_path / "result" / result.namelist()[0]).parent).frames
+
+
+@pytest.mark.parametrize("kind", ["finder", "patient CD", "backslashes"])
+def test_a_zip_as_other_programs_write_it(served, tmp_path, quick, kind):
+    """What is beside the images is no failed case."""
+    write_ct(tmp_path / "series", stored(16, 16, 16))
+    beside = {
+        "finder": {"__MACOSX/series/._00001.dcm": b"\0\5\x16\7" + bytes(200), "series/.DS_Store": bytes(600)},
+        "patient CD": {"README.TXT": b"hello", "AUTORUN.INF": b"[autorun]", "VIEWER/view.exe": b"MZ" + bytes(900)},
+        "backslashes": {},
+    }[kind]
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in beside.items():
+            archive.writestr(name, data)
+        for number, path in enumerate((tmp_path / "series").iterdir()):
+            info = zipfile.ZipInfo()
+            info.filename = info.orig_filename = {
+                "finder": f"series/{path.name}",
+                "patient CD": f"DICOM/PA00/IM_{number:04d}",
+                "backslashes": f"DICOM\\{path.name}",
+            }[kind]
+            archive.writestr(info, path.read_bytes())
+    client = served()
+    state = finished(client, client.post("/api/jobs?model=tiny", content=content.getvalue()))
+    assert state["state"] == "done" and [case["error"] for case in state["cases"]] == [None], state
 
 
 def test_paths_only_below_the_allowed_folder(served, tmp_path, quick):

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from medgen.data.body_mask import body_mask
+from medgen.data.labels.resampling import check_mask
 from medgen.errors import InputError
 from medgen.io.volume import Volume, to_canonical
 
@@ -42,12 +43,13 @@ def host_mask(
         case: name for messages.
 
     Raises:
-        InputError: the host is not in the label table, or is absent from this case.
+        InputError: the host is not in the label table, is absent from this case, or is a mask with fractions.
     """
     if host is None:
         found = _similar_tissue(images, label, ranks)
         what = "tissue like that around the lesions of the library"
     elif isinstance(host, Volume):
+        check_mask(host.data, host.path or "the host mask")
         found, what = to_canonical(host).data > 0, "the host mask's tissue"
         if found.shape != label.shape:
             raise InputError(

@@ -175,19 +175,21 @@ def _tell_split(
         )
     placed = {case.name for part in split.values() for case in part}
     left = [case for case in cases if case.name not in placed]
-    mixed = [case.name for case in left if case.synthetic]
+    mixed = [case.name for case in left if case.synthetic and not recorded]
     if mixed:
         say(
             f"warning: {len(mixed)} synthetic cases contain images of held-out patients and are not used: "
             f"{shortened_list(mixed)}"
         )
     real = {case.patient for case in cases if not case.synthetic}
-    absent = [case.name for case in split["train"] if real and case.synthetic and {case.patient, *case.made_of} - real]
+    # A sample of a generative model is a patient of its own, made of the images that the model was trained on.
+    shown = {case.name: case.made_of - {case.name.rpartition("/")[2]} for case in split["train"] if case.synthetic}
+    absent = [name for name, patients in shown.items() if real and patients - real]
     if absent:
         say(
             f"warning: {len(absent)} synthetic cases contain images of patients who have no real case here "
             f"({shortened_list(absent)}), and are trained on; remove them if these patients are held out elsewhere"
         )
-    unnamed = [case.name for case in left if not case.synthetic]
+    unnamed = [case.name for case in left if recorded or not case.synthetic]
     if unnamed:
         say(f"warning: {len(unnamed)} cases are in no subset of {recorded or 'the split'}: {shortened_list(unnamed)}")

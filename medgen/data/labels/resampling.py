@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from medgen.errors import InputError
+
 BLOCK = 2**21  # positions per block, to limit memory
 MOST_COUNTED = 2**16  # integer values below this are counted with bincount, others with np.unique
 STEPS = 2**20  # weights are quantised to 1 / STEPS, so that rounding errors do not resolve ties
@@ -127,3 +129,21 @@ def nearly_whole(labels: np.ndarray) -> np.ndarray:
     """
     whole = np.rint(labels)
     return whole if np.abs(labels - whole).max(initial=0) <= 1e-3 else labels
+
+
+def check_mask(data: np.ndarray, file: object) -> None:
+    """Refuse a mask with fractions, such as a detector's probability map or an interpolated mask. Raises InputError.
+
+    One value above 0 is a mask, whatever it is.
+
+    Args:
+        data: (X, Y, Z); above 0 inside.
+        file: for the message.
+    """
+    inside = nearly_whole(data[data > 0])
+    if inside.size and inside.min() != inside.max() and (inside != np.rint(inside)).any():
+        raise InputError(
+            "mask-not-whole",
+            f"{file} has fractions as values, like a probability map or an interpolated mask; set a threshold, for "
+            "example 1 above 0.5 and 0 elsewhere, and give that mask",
+        )

@@ -115,8 +115,8 @@ def encoding(
 
     The rescale of the source is kept if the values fit into the format of the source, or into 16 bits, signed or
     unsigned. Nothing is clipped, and values that the source could represent are represented exactly. Another rescale is
-    fitted to the value range of the series if the values do not fit, or if they are not integers and the steps of the
-    source are too coarse (maximum error: half a step, 1/131068 of the range).
+    fitted to the value range of the series if the values do not fit, or if the steps of the source are too coarse: over
+    1 HU, or less than 500 of them for values that are not integers (maximum error: half a step, 1/131068 of the range).
 
     Args:
         data: (X, Y, Z) modality values, slice k at [:, :, k].
@@ -133,10 +133,10 @@ def encoding(
         steps = _steps(data[:, :, k], (slope, intercept))
         nearest = np.rint(steps)
         low, high = min(low, nearest.min()), max(high, nearest.max())
-        if not integral:
+        if not integral or abs(slope) > 1:  # 8 bits with a slope of 16 cannot store HU
             exact = exact and np.array_equal((nearest * slope + intercept).astype(np.float32), data[:, :, k])
-            fine_enough = fine_enough and steps.max() - steps.min() >= LEVELS
-    if integral or exact or fine_enough:
+            fine_enough = fine_enough and not integral and steps.max() - steps.min() >= LEVELS
+    if exact or fine_enough:
         sixteen = max(16, own.allocated)
         for candidate in (
             own,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
+from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from medgen.errors import InputError
@@ -68,7 +69,8 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
             for k, pixels in zip(members, frames, strict=True):
                 frame = slices[k].frame
                 values, padding = _modality(pixels, dataset, frame, file), _padding(dataset, frame, file)
-                unit, warning = unit_of(dataset, frame), unit_warning(dataset, frame)
+                unit = unit_of(dataset, frame)
+                warning = unit_warning(dataset, frame) or _excess_warning(dataset)
                 if found and (new := _like(dataset, pixels, content, found, file, (unit, warning, padding))):
                     known[found.key, found.size] = new
                 yield k, values, unit, warning, padding
@@ -103,6 +105,15 @@ class _Like:
         if self.unused:
             stored = np.right_shift(np.left_shift(stored, self.unused), self.unused)
         return stored.reshape(self.shape)
+
+
+def _excess_warning(dataset: Dataset) -> str:
+    """A warning if uncompressed pixels are longer than the header says, so that the image may begin later; else ""."""
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated or "PixelData" not in dataset:
+        return ""
+    if len(dataset.PixelData) <= get_expected_length(dataset) + 1:  # a byte of padding
+        return ""
+    return "images with more pixel data than rows × columns: the first part is used; check that no image is shifted"
 
 
 def _like(

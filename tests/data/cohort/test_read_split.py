@@ -284,6 +284,23 @@ def test_a_synthetic_case_of_a_patient_without_real_case_is_told(tmp_path, prese
     assert bool(told) != present
 
 
+def test_a_sample_beside_the_images_of_its_model_is_no_case_of_an_absent_patient(tmp_path):
+    """Its own name stands for a patient in its record. A split that does not name it is told as the reason."""
+    given = write_nnunet(tmp_path / "given", cases=5)
+    operations = [{"operation": "sample", "cases": ["case0", "case2"]}]
+    for path in [*given.rglob("case1.nii.gz"), *given.rglob("case1_0000.nii.gz")]:
+        path.rename(path.with_name(path.name.replace("case1", "sample_synthetic_0000")))
+    record = {"patient": "sample_synthetic_0000", "operations": operations}
+    (given / "provenance.json").write_text(json.dumps({"real": {}, "synthetic": {"sample_synthetic_0000": record}}))
+    *_, messages = parts(given, tmp_path / "run", target_channels=[0], validation=0)
+    assert not any("no real case here" in text for text in messages)
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"train": ["case0", "case2"], "validation": ["case3"], "test": ["case4"]}))
+    *_, messages = parts(given, tmp_path / "other", target_channels=[0], split=str(split))
+    assert not any("held-out" in text for text in messages)
+    assert any("in no subset of" in text and "sample_synthetic_0000" in text for text in messages)
+
+
 def test_a_masked_background_that_is_not_there_is_told(tmp_path):
     """0 is the background of skull-stripped MR, and water in a CT."""
     root = write_cohort(tmp_path / "cohort")

@@ -113,6 +113,22 @@ def test_a_truncated_later_slice_is_refused(tmp_path):
         read_series(tmp_path)
 
 
+@pytest.mark.parametrize("place", [0, 4])
+def test_excess_pixel_data_is_told(tmp_path, place):
+    """Its place is unknown: pydicom takes the first part."""
+    write_ct(tmp_path, np.arange(6 * 4 * 8).reshape(6, 4, 8))
+    path = sorted(tmp_path.iterdir())[place]
+    wanted = read_series(tmp_path)
+
+    def longer(dataset):
+        dataset.PixelData += bytes(16)
+
+    rewritten(path, longer)
+    volume = read_series(tmp_path)
+    assert [text for text in volume.warnings if "more pixel data than rows" in text]
+    assert np.array_equal(volume.data, wanted.data) and not wanted.warnings
+
+
 @given(st.integers(0, 2**31), st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_a_damaged_header_gives_what_pydicom_gives(tmp_path_factory, seed, implicit):
