@@ -14,7 +14,7 @@ from medgen.data.cohort.layouts import label_case
 from medgen.data.cohort.patients import Records, identified
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
-from medgen.io.grids import same_grid
+from medgen.io.grids import on_whole_grid, same_grid
 from medgen.io.names import folded
 from medgen.io.paths import require_path
 from medgen.io.read import find_volumes, read_volume
@@ -100,7 +100,8 @@ def read_pair(pair: Pair, labels: Path, table: Path | str | None, *, reverse: bo
     image, label_map = pair.image, pair.label_map
     if label_map is None:
         raise InputError("pair-partner-missing", _missing(labels, pair.case))
-    ct, stored = to_canonical(read_volume(image)), to_canonical(read_volume(label_map))
+    scan = read_volume(image)
+    ct, stored = to_canonical(scan), to_canonical(on_whole_grid(read_volume(label_map), scan))
     if not looks_like_hu(ct.data):
         raise InputError("metric-not-hu", f"{image} is not CT in HU; contrast medium is added or removed in HU only")
     if not same_grid(ct.geometry, stored.geometry):

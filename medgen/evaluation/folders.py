@@ -11,6 +11,7 @@ from medgen.data.cohort.layouts import label_case
 from medgen.data.labels.names import label_names, names_in_header, refuse_other_names
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
+from medgen.io.grids import on_whole_grid
 from medgen.io.paths import case_name
 from medgen.io.read import find_volumes, read_volume
 from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry, to_canonical
@@ -102,7 +103,8 @@ def read_case(files: Mapping[str, Path]) -> dict[str, Volume]:
         InputError: a volume that is not on the grid of the first one, or that has voxels that are not finite.
     """
     stored = {role: read_volume(path) for role, path in files.items()}
-    volumes = {role: to_canonical(volume) for role, volume in stored.items()}
+    lead = next(iter(stored.values()))
+    volumes = {role: to_canonical(on_whole_grid(volume, lead)) for role, volume in stored.items()}
     for role in {"labels", "prediction_labels"} & volumes.keys():
         volumes[role] = volumes[role].replaced(nearly_whole(volumes[role].data))
     lead_role = next(iter(volumes))

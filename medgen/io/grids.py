@@ -40,3 +40,31 @@ def on_axes_of(volume: Volume, like: Volume) -> Volume:
         from_canonical(canonical.padding[1], like),
     )
     return replace(volume, data=from_canonical(canonical.data, like), affine=like.affine, path=None, padding=padding)
+
+
+def on_whole_grid(segmentation: Volume, like: Volume) -> Volume:
+    """A segmentation of 3D Slicer (``.seg.nrrd``), which is stored in the box around its segments, on its image's grid.
+
+    The box must lie on voxels of ``like``; then it is filled up with 0, and gets the axes of ``like``. Any other volume
+    is returned as it is: a label map of another kind that is smaller than its image is rather that of another image.
+    """
+    name = "" if segmentation.path is None else segmentation.path.name.lower()
+    if not name.endswith(".seg.nrrd") or same_grid(like.geometry, segmentation.geometry):
+        return segmentation
+    whole, box = canonical_geometry(like.geometry), to_canonical(segmentation)
+    first = np.linalg.solve(whole.affine, box.affine[:, 3])[:3]
+    start = np.rint(first).astype(int)
+    part = Geometry(tuple(box.data.shape), whole.affine @ translation(start))  # type: ignore[arg-type]
+    inside = (start >= 0).all() and (start + box.data.shape <= np.array(whole.shape)).all()
+    if not inside or not same_grid(part, box.geometry):
+        return segmentation
+    data = np.zeros(whole.shape, box.data.dtype)
+    data[tuple(slice(a, a + n) for a, n in zip(start, box.data.shape, strict=True))] = box.data
+    return on_axes_of(replace(box, data=data, affine=whole.affine), like)
+
+
+def translation(voxels: np.ndarray) -> np.ndarray:
+    """Affine (4, 4) that moves the origin by (i, j, k) voxels."""
+    moved = np.eye(4)
+    moved[:3, 3] = voxels
+    return moved

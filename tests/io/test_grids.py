@@ -1,5 +1,8 @@
 """One grid with its axes stored in any order; other grids are recognised as different."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 from scipy.spatial.transform import Rotation
 
-from medgen.io.grids import canonical_geometry, on_axes_of, same_grid
+from medgen.io.grids import canonical_geometry, on_axes_of, on_whole_grid, same_grid, translation
 from medgen.io.volume import Volume, to_canonical
 
 SHAPE = (4, 5, 6)
@@ -48,3 +51,25 @@ def test_another_position_or_shape_is_another_grid(shift):
     moved[:3, 3] += shift
     assert not same_grid(a.geometry, Volume(a.data[::-1], moved).geometry)
     assert not same_grid(a.geometry, Volume(a.data[:, :, 1:], a.affine).geometry)
+
+
+@given(angles, orientations, orientations, st.tuples(*[st.integers(0, 2)] * 3), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_a_segmentation_of_3d_slicer_in_its_smallest_box_is_put_onto_the_whole_grid(angle, one, other, start, seed):
+    whole = np.random.default_rng(seed).integers(0, 3, (5, 6, 7)).astype(np.float32)
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", angle, degrees=True).as_matrix() * [0.7, 1.1, 2.5]
+    affine[:3, 3] = [-30, 12, 7]
+    box = tuple(slice(a, a + 3) for a in start)
+    only = np.zeros_like(whole)
+    only[box] = whole[box]
+    image = stored(Volume(whole, affine), one)
+    part = replace(stored(Volume(whole[box], affine @ translation(np.array(start))), other), path=Path("case.seg.nrrd"))
+    found = on_whole_grid(part, image)
+    assert same_grid(found.geometry, image.geometry)
+    np.testing.assert_array_equal(on_axes_of(found, image).data, stored(Volume(only, affine), one).data)
+    half = replace(part, affine=translation(np.array([0.5, 0, 0])) @ part.affine)  # between voxels
+    outside = replace(part, affine=affine @ translation(np.array([4, 0, 0])) @ np.linalg.inv(affine) @ part.affine)
+    plain = replace(part, path=Path("case.nii.gz"))
+    for given_part in (half, outside, plain):
+        assert on_whole_grid(given_part, image) is given_part

@@ -9,7 +9,7 @@ import numpy as np
 
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
-from medgen.io.grids import on_axes_of, same_grid
+from medgen.io.grids import on_axes_of, on_whole_grid, same_grid
 from medgen.io.read import read_channels, read_volume
 from medgen.io.volume import Volume
 
@@ -96,7 +96,7 @@ def read_case(dataset: LabelledDataset, case: LabelledCase) -> tuple[list[Volume
     images = [images[0], *(_on_grid(volume, images[0]) for volume in images[1:])]
     if case.label is None:
         return images, None
-    label = _on_grid(read_volume(case.label), images[0])
+    label = _on_grid(on_whole_grid(read_volume(case.label), images[0]), images[0])
     label = label.replaced(nearly_whole(label.data))
     check_values(label.data, dataset.labels, str(case.label))
     return images, label
