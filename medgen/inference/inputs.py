@@ -19,7 +19,7 @@ from medgen.io.dicom.series import Series
 from medgen.io.dicom.stack import stack
 from medgen.io.hashes import _files, sha256, sha256_of
 from medgen.io.label_headers import is_label_map
-from medgen.io.mixed import SHOWN, ambiguous_input_message, scan_below, shortened_names
+from medgen.io.mixed import SHOWN, ambiguous_input_message, is_dicom, scan_below, shortened_names
 from medgen.io.names import one_line
 from medgen.io.paths import ENDINGS, UNREAD_ENDINGS, case_name, has_ending, require_path, walk
 from medgen.io.read import find_volumes, read_geometry, read_volume
@@ -108,6 +108,7 @@ def _warn_of_unread(source: Path) -> None:
         if not any(part.startswith(".") for part in folder.relative_to(source).parts):
             paths = [folder / name for name in sorted(names) if not name.startswith(".")]
             unread += [path for path in paths if has_ending(path, UNREAD_ENDINGS) and not has_ending(path, ENDINGS)]
+    unread = [path for path in unread if not is_dicom(path)]  # some programs name DICOM files .img or .ima
     if unread:
         shown = ", ".join(str(path.relative_to(source)) for path in unread[:SHOWN])
         more = f" and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""

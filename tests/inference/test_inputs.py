@@ -249,6 +249,7 @@ def test_a_pair_beside_dicom_is_named_in_a_note(tmp_path):
 def test_archives_and_formats_that_are_not_read_are_named(tmp_path, caplog):
     write_ct(tmp_path / "p2", stored(4))
     put(tmp_path / "p1/study.zip"), put(tmp_path / "p3/brain.mgz"), put(tmp_path / "p2/notes.txt")
+    (tmp_path / "p2/IM0000.img").write_bytes(bytes(128) + b"DICM")  # DICOM under the ending of Analyze
     assert [scan.case for scan in find_scans(tmp_path, ["source"])] == ["p2"]
     assert "left out: p1/study.zip, p3/brain.mgz;" in caplog.text and "notes" not in caplog.text
     (
