@@ -219,17 +219,23 @@ def _require_usable_case(dataset: LabelledDataset) -> None:
 def _training_cases(dataset: LabelledDataset) -> Iterator[tuple[list[Volume], Volume, str]]:
     """Yield images, label and patient of the readable real training cases.
 
-    Unreadable cases are skipped here; their fault is reported when the dataset is written.
+    Unreadable cases are skipped here; their fault is reported when the dataset is written. Raises InputError with the
+    first fault if no case is readable.
     """
+    fault, readable = None, False
     for case in dataset.cases:
         if not case.to_learn_from:
             continue
         try:
             images, label = read_case(dataset, case)
-        except InputError:
+        except InputError as error:
+            fault = fault or error
             continue
+        readable = True
         if label is not None:
             yield images, label, case.patient
+    if fault is not None and not readable:
+        raise fault
 
 
 def synthesizer(folder: Path, dataset: LabelledDataset, *, recombine: bool = False, device: str = "cpu") -> Augmenter:

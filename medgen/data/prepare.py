@@ -269,24 +269,30 @@ def _label_maps(cases: list[Case], cohort: Cohort, settings: Settings) -> dict[s
     return {"label_maps": digest.hexdigest()}
 
 
-def _training_data(
-    train: list[Case], held_out: list[Case], cohort: Cohort, settings: Settings, content: Content
-) -> dict[str, Any]:
-    """Names of the cases, a hash over the names, sizes and first MiB of their files, and the classes if used.
-
-    ``images``: content hash → case, to recognise a training scan under another name.
-    """
+def _files_hash(cases: list[Case], settings: Settings) -> str:
+    """Hash over the names, sizes and first MiB of the files of cases."""
     digest = hashlib.sha256()
-    for case in train:
+    for case in cases:
         labels = [case.labels] if settings.data.labels and case.labels is not None else []
         for path in (*case.source, *case.target, *labels):
             with open(path, "rb") as file:
                 digest.update(json.dumps([path.name, path.stat().st_size]).encode() + file.read(2**20))
+    return digest.hexdigest()
+
+
+def _training_data(
+    train: list[Case], held_out: list[Case], cohort: Cohort, settings: Settings, content: Content
+) -> dict[str, Any]:
+    """Names of the cases, hashes of their files (`_files_hash`), and the classes if used.
+
+    ``images``: content hash → case, to recognise a training scan under another name.
+    """
     names = class_names(cohort, settings) if settings.data.labels else []
     return {
         "training": [c.name for c in train],
         "validation": [c.name for c in held_out],
         "images": {h: case.name for case in (*train, *held_out) for h in sorted(content[case.name])},
-        "sha256": digest.hexdigest(),
+        "sha256": _files_hash(train, settings),
+        "validation_sha256": _files_hash(held_out, settings),  # content hashes do not see a mirrored or moved image
         **_label_maps([*train, *held_out], cohort, settings),
     } | ({"classes": len(names), "labels": {name: i for i, name in enumerate(names)}} if names else {})

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from medgen.checkpoint import Model
+from medgen.data.cohort.layouts import label_case
 from medgen.data.fingerprint import distribution_shift_reasons
 from medgen.data.grid import resample, resample_like
 from medgen.data.intensity import Range
@@ -190,7 +191,7 @@ def _case(
     earlier: set[str],
 ) -> Iterator[Synthetic]:
     """Make the samples of one label map, and yield the entry of each; ``others``: label maps to recombine with."""
-    name = case_name(path.resolve())
+    name = label_case(path.resolve())
     folders = model.settings.data.targets if len(model.settings.data.targets) > 1 else ("images",)
     found: tuple[Volume, Volume] | None = None
     for n in range(options.samples):
@@ -207,7 +208,7 @@ def _case(
             entry.images = None if image is None else str(image)
             files = [p for p in (path, image, options.style) if p is not None]
             other = _drawn_other(entry, others) if others else None
-            paired = None if other is None else _image_of(case_name(other), other, options.images)
+            paired = None if other is None else _image_of(label_case(other), other, options.images)
             files += [p for p in (other, paired) if p is not None]
             entry.input_sha256 = sha256(files)
             keys = ("seed", "operations", "output", "input_sha256")

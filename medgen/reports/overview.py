@@ -173,7 +173,7 @@ def differences(systems: Sequence[System]) -> list[str]:
         )
     truths = {str(system.summary.settings.reference) for system in systems}
     if len(truths) > 1:
-        found.append(f"The systems were compared with different truth images ({', '.join(sorted(truths))}).")
+        found.append(f"The truth images of the systems come from different folders ({', '.join(sorted(truths))}).")
     if changed := _changed_baseline(systems):
         found.append(
             f"The error of the unconverted source depends on the system in {len(changed)} cases, such as {changed[0]}: "

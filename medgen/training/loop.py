@@ -103,7 +103,7 @@ def _train_in_claimed_folder(
         run.load_state(checkpoint.load_training(last, fabric.global_rank))
         say(f"resumed at step {run.step}")
     elif settings.train.start_from is not None:
-        start_from(run.generator, settings.train.start_from, settings, say, _labels(prepared))
+        start_from(run.generator, settings.train.start_from, settings, say, _labels(prepared), prepared.model.spacing)
         run.average.load_state_dict(run.generator.state_dict())
     if fabric.is_global_zero:
         _write_settings(settings, out)

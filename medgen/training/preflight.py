@@ -141,7 +141,8 @@ def check_data(data: ModelData, last: Path) -> None:
             f"{last}: label maps of training or validation, or the names of their values, have changed since the run "
             "started; restore them, or start a new run with another --out",
         )
-    if old["sha256"] != new["sha256"] or old.get("images", {}).keys() != new["images"].keys():
+    hashes = ["sha256", *(["validation_sha256"] if "validation_sha256" in old else [])]
+    if any(old[key] != new[key] for key in hashes) or old.get("images", {}).keys() != new["images"].keys():
         raise InputError(
             "training-images-changed",
             f"{last}: images of training or validation have changed since the run started; restore them, or start a "

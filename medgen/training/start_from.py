@@ -1,6 +1,6 @@
 """Start a training from the weights of a trained model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ def start_from(
     settings: Settings,
     say: Callable[[str], None],
     labels: Mapping[str, int] | None = None,
+    spacing: Sequence[float] | None = None,
 ) -> None:
     """Load the weights of a model folder (or of a model that comes with medgen) where name and shape agree.
 
     Tells how many fit and which do not: those keep their initial values. Warns if the model was trained with other
-    intensity codecs, because its weights see other values then, on another spacing, or on other ``labels`` (the values
-    of the label maps that are the source).
+    intensity codecs, because its weights see other values then, with voxels of another size than ``spacing`` (mm), or
+    on other ``labels`` (the values of the label maps that are the source).
 
     Raises:
         InputError: not a model folder, contrasts in another order than in ``settings``, or no weight fits.
@@ -65,7 +66,11 @@ def start_from(
     other_labels = []
     if len(orders) == 2 and orders[0] != orders[1]:  # channels are in the order of the values
         other_labels = [f"the labels {', '.join(orders[0])}, in the order of their values, not {', '.join(orders[1])}"]
-    for text in (*_differences(trained, settings), *other_labels):
+    other_grid = []
+    if spacing is not None and not np.allclose(info.spacing, spacing, rtol=0.1):
+        sides = (" × ".join(f"{side:g}" for side in each) for each in (info.spacing, spacing))
+        other_grid = ["voxels of {} mm, not {}".format(*sides)]
+    for text in (*_differences(trained, settings), *other_grid, *other_labels):
         say(f"warning: {model} was trained with {text}; its weights have to adapt to it")
 
 
@@ -98,7 +103,7 @@ def record_ancestors(
 
 
 def _differences(old: Settings, new: Settings) -> list[str]:
-    """What differs between the inputs of two models: codecs and spacing."""
+    """What differs between the inputs of two models: codecs and domains."""
     found = []
     for side in ("source", "target"):
         before, now = (getattr(settings.intensity, side) for settings in (old, new))
@@ -110,9 +115,6 @@ def _differences(old: Settings, new: Settings) -> list[str]:
         found.append(
             f"data.domains {', '.join(old.data.domains) or 'none'}, not {', '.join(new.data.domains) or 'none'}"
         )
-    spacings = old.data.spacing, new.data.spacing
-    if None not in spacings and "median" not in spacings and not np.allclose(*spacings, rtol=0.1):  # type: ignore[arg-type]
-        found.append(f"data.spacing {spacings[0]}, not {spacings[1]}")
     return found
 
 

@@ -246,7 +246,7 @@ def test_systems_that_cannot_be_compared_are_reported(two_results, tmp_path):
     (changed / "summary.json").write_text(json.dumps(summary))
     _, page = _page([two_results[0], changed], tmp_path / "report.html", most_figures=0)
     assert "different cases (alpha 2, beta 1)" in page.text
-    assert "different data range (alpha 4095.0, beta 2000)" in page.text and "different truth images" in page.text
+    assert "different data range (alpha 4095.0, beta 2000)" in page.text and "come from different folders" in page.text
 
 
 @pytest.mark.parametrize(

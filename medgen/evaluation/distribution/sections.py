@@ -25,6 +25,10 @@ RELATIVE = (
     "the images are CT in HU, but the extractor normalises the intensities of each volume, so an offset or gain in HU "
     "has no effect on this distance"
 )
+OTHER_UNIT = (
+    "the {0} are not in HU (no value at or below -200), the {1} are: check that both have the same unit, because "
+    "intensities that are normalised for each volume hide an offset"
+)
 SAME_PATIENTS = (
     "the reference images are of the same patients, so the values are lower than against real scans of other patients; "
     "give --real-cohort to compare with other patients"
@@ -55,8 +59,13 @@ def distribution_section(
             f"{copies} of {predicted.volumes} predictions have exactly the features of real volumes: they are the same "
             "images, so the distance says nothing about them; give other volumes as --real-cohort"
         )
-    if getattr(extractor, "relative", False) and default_window(real) is not None:
+    in_hu = [default_window(files) is not None for files in (real, prediction)]
+    if getattr(extractor, "relative", False) and in_hu[0]:
         notes.append(RELATIVE)
+    if in_hu[0] != in_hu[1]:
+        notes.append(
+            OTHER_UNIT.format(*(("real images", "predictions") if in_hu[1] else ("predictions", "real images")))
+        )
     return [
         {**row, "source_value": source_row.get("value"), "notes": [*row["notes"], *notes]}
         for row, source_row in zip(rows, before, strict=True)
