@@ -84,7 +84,8 @@ def open_private_folder(
 
     Raises:
         InputError: options of de-identification although not ``deidentify``; a private folder inside source or output
-            or around them; an output folder of a run with the other choice of de-identification.
+            or around them; an output folder of a run with the other choice of de-identification, or whose key is
+            absent.
     """
     if not deidentify:
         if folder is not None or shift_dates:
@@ -111,6 +112,12 @@ def open_private_folder(
                 "deidentify-output-names-inputs",
                 f"{output} holds {name}, which names inputs; choose another output for --deidentify",
             )
+    if (output / REPORT).exists() and not os.path.lexists(folder / "key"):
+        raise InputError(
+            "deidentify-key-missing",
+            f"{output} holds series that were de-identified with a key, which {folder} does not have; restore that "
+            "folder (--identity-dir), or choose another output",
+        )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

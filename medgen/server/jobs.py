@@ -42,6 +42,7 @@ class ServerJob:
     seconds: float = 0.0
     error: str | None = None
     results: list[Converted] = field(default_factory=list)
+    folders: dict[str, str] = field(default_factory=dict)  # name here: folder in the uploaded archive
     result: Path | None = None
     shape: list[int] | None = None
     spacing: list[float] | None = None
@@ -61,6 +62,8 @@ class ServerJob:
             "error": None if self.error is None else self.hidden(self.error),
             "cases": [
                 {
+                    "case": entry.case,
+                    "folder": self.folders.get(entry.case.split("_")[0]),
                     "verdict": entry.verdict,
                     "reasons": entry.reasons,
                     "warnings": [self.hidden(text) for text in entry.warnings],
@@ -232,6 +235,10 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _folders(job: ServerJob) -> list[str]:
+    return [f"{name}: folder {there} of the upload." for name, there in job.folders.items() if len(job.folders) > 1]
+
+
 def _finish(job: ServerJob, out: Path) -> None:
     """Write the files that a client can fetch: result, report and the images of the first case."""
     made = [entry for entry in job.results if entry.error is None]
@@ -246,7 +253,7 @@ def _finish(job: ServerJob, out: Path) -> None:
         job.result, shown = job.folder / "result.zip", first
         zip_files(out, [Path(entry.output) for entry in made], job.result)
     rows = [asdict(entry) for entry in job.results]
-    conversion_report(rows, job.folder / "report.html", notes=[f"Model: {job.model}.", NOTE])
+    conversion_report(rows, job.folder / "report.html", notes=[f"Model: {job.model}.", NOTE, *_folders(job)])
     volumes = [to_canonical(read_volume(path)) for path in (Path(made[0].input), shown)]
     for name, volume in zip(IMAGES, volumes, strict=True):
         np.save(job.folder / f"{name}.npy", volume.data)

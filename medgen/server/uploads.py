@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from medgen.io.names import of_system
+from medgen.io.mixed import is_dicom
+from medgen.io.names import of_system, one_line
+from medgen.io.paths import ENDINGS, UNREAD_ENDINGS, has_ending
 
 MOST_FILES = 20_000  # in an archive
 MOST_DIRECTORY = MOST_FILES * 600  # bytes of an archive's directory, which is read at once
@@ -47,11 +49,14 @@ def kind_of(head: bytes) -> str:
     raise Refused(415, "not a NIfTI file (.nii, .nii.gz) or a zip file of DICOM images")
 
 
-def unpack(archive: Path, folder: Path, limits: Limits) -> None:
+def unpack(archive: Path, folder: Path, limits: Limits) -> dict[str, str]:
     """Unpack a zip file of DICOM images into ``folder``, under numbers: no name of the archive becomes a path.
 
     Files of one folder of the archive stay together, and keep a plain ending, so that the reader leaves out what is no
     image, such as a viewer on a patient CD. Hidden files and those of an operating system are not unpacked.
+
+    Returns:
+        {name of a folder here: the folder in the archive}.
 
     Raises:
         Refused: names that leave the archive, links, encryption, other compressions, too many files, or more content
@@ -73,11 +78,14 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> None:
             folders: dict[str, int] = {}
             for number, (info, path) in enumerate(entries):
                 parent = folders.setdefault(str(path.parent), len(folders))
-                ending = path.suffix.lower() if PLAIN_ENDING.fullmatch(path.suffix) else ""
+                ending = _ending(path)
                 target = folder / f"{parent:05d}" / f"{number:05d}{ending}"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with found.open(info) as source, open(target, "xb") as file:
                     _copy(source, file, info.file_size)
+                if has_ending(target, UNREAD_ENDINGS) and not has_ending(target, ENDINGS) and not is_dicom(target):
+                    raise Refused(415, f"the zip file holds {one_line(str(path))}, which is not read; leave it out")
+            return {f"{number:05d}": one_line(name) for name, number in folders.items()}
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError, OverflowError) as error:
         raise Refused(400, "the zip file is damaged") from error
     except OSError as error:
@@ -101,6 +109,13 @@ def _check_directory(archive: Path) -> None:
 def _place(info: zipfile.ZipInfo) -> PurePosixPath:
     """Path of an entry in the archive; programs for Windows write backslashes."""
     return PurePosixPath(info.orig_filename.replace("\\", "/"))
+
+
+def _ending(path: PurePosixPath) -> str:
+    """The ending that tells the reader what a file is: known ones as a whole, such as .nii.gz; other plain ones; ""."""
+    known = (ending for ending in (*ENDINGS, *UNREAD_ENDINGS) if path.name.lower().endswith(ending))
+    plain = path.suffix.lower() if PLAIN_ENDING.fullmatch(path.suffix) else ""
+    return next(known, plain)
 
 
 def _of_system(part: str) -> bool:

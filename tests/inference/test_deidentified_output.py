@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pydicom
@@ -73,6 +74,10 @@ def test_an_output_folder_identifies_nobody_and_a_second_run_skips(tmp_path, mon
     private = open_private_folder(source, out, None, shift_dates=True)
     with refused("folder-not-empty", names="deidentified"):
         convert(model, source, out, private=private)
+    shutil.move(tmp_path / "out-private", tmp_path / "safe")  # another key would make other pseudonyms
+    with refused("deidentify-key-missing", names="out-private"):
+        open_private_folder(source, out, None)
+    assert not (tmp_path / "out-private").exists()
     shifted = convert(model, source, out, private=private, overwrite=True)
     assert [r.status for r in shifted] == ["converted", "converted", "failed"]
 

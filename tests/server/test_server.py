@@ -3,6 +3,7 @@
 import io
 import time
 import zipfile
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -152,6 +153,40 @@ def test_a_zip_as_other_programs_write_it(served, tmp_path, quick, kind):
     client = served()
     state = finished(client, client.post("/api/jobs?model=tiny", content=content.getvalue()))
     assert state["state"] == "done" and [case["error"] for case in state["cases"]] == [None], state
+
+
+def zipped(files):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return content.getvalue()
+
+
+def test_the_results_of_a_zip_name_their_folders(served, tmp_path, quick):
+    files = {}
+    for patient in ("Ann", "Bob"):
+        write_ct(tmp_path / patient, stored(16, 16, 16))
+        files |= {f"study/{patient}/{path.name}": path.read_bytes() for path in (tmp_path / patient).iterdir()}
+    client = served()
+    state = finished(client, client.post("/api/jobs?model=tiny&format=nifti", content=zipped(files)))
+    assert {case["case"]: case["folder"] for case in state["cases"]} == {"00000": "study/Ann", "00001": "study/Bob"}
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("B/scan.nii.gz", "failed"), ("B/scan.nii", "failed"), ("B/x.dcm.gz", 415), ("B/x.zip", 415)]
+)
+def test_another_scan_in_a_zip_of_dicom_is_not_lost_without_a_word(served, tmp_path, quick, name, status):
+    write_ct(tmp_path / "A", stored(16, 16, 16))
+    files = {f"A/{path.name}": path.read_bytes() for path in (tmp_path / "A").iterdir()}
+    other = scan(tmp_path / f"other{''.join(Path(name).suffixes)}").read_bytes() if ".nii" in name else b"PK" * 200
+    client = served()
+    answer = client.post("/api/jobs?model=tiny", content=zipped(files | {name: other}))
+    if status == 415:
+        assert answer.status_code == 415 and name in answer.text
+    else:
+        state = finished(client, answer)
+        assert any(case["error"] and "DICOM" in case["error"] for case in state["cases"]) or state["error"], state
 
 
 def test_paths_only_below_the_allowed_folder(served, tmp_path, quick):

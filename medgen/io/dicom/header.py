@@ -2,19 +2,22 @@
 
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from zlib import crc32
 
 from pydicom import Dataset, dcmread
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import DicomDictionary, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import data_element_generator, read_partial
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.values import convert_SQ
 
 from medgen.errors import InputError
 from medgen.io.dicom.elements import Header, numbers, plain
@@ -62,9 +65,11 @@ PER_IMAGE = {
         "LossyImageCompressionRatio LossyImageCompressionMethod ReferencedImageSequence SourceImageSequence "
         "ReferencedInstanceSequence ImagePosition ImagePositionVolume TablePosition WaterEquivalentDiameter "
         "DataCollectionCenterPatient FrameAcquisitionDuration InStackPositionNumber DimensionIndexValues FrameLabel "
-        "ConcatenationFrameOffsetNumber SOPInstanceUIDOfConcatenationSource"
+        "ConcatenationFrameOffsetNumber SOPInstanceUIDOfConcatenationSource PixelPaddingValue PixelPaddingRangeLimit"
     ).split()
 }
+PERSON_NAMES = {tag for tag, entry in DicomDictionary.items() if entry[0] == "PN"}  # implicit elements state no VR
+SEQUENCES = {tag for tag, entry in DicomDictionary.items() if entry[0] == "SQ"}
 OTHERS = "others"  # key of {tag as 8 hexadecimal digits: CRC of its value}
 COMPARED = {0x0008, 0x0018, 0x0020, 0x0028}  # groups whose remaining elements go into ``others``
 TAGS = (
@@ -329,22 +334,33 @@ def _is_other(tag: int, raw: Any) -> bool:
 
     Person names, group lengths, empty elements and those in PER_IMAGE are exempt.
     """
-    return tag >> 16 in COMPARED and tag & 0xFFFF != 0 and raw.VR != "PN" and tag not in PER_IMAGE and bool(raw.value)
+    if tag >> 16 not in COMPARED or tag & 0xFFFF == 0 or tag in PER_IMAGE or not raw.value:
+        return False
+    return raw.VR != "PN" and tag not in PERSON_NAMES
 
 
 def _stored(element: Any) -> bytes:
-    """Return the stored bytes of an element; for a parsed sequence, those of its items."""
+    """Return the stored bytes of an element; for a sequence, those of its items, however their lengths are stored."""
     value = element.value
     if isinstance(value, bytes):
+        if element.VR == "SQ" or (element.VR in (None, "UN") and element.tag in SEQUENCES):
+            return _stored_sequence(value, element.is_implicit_VR, element.is_little_endian)
         return value
-    if isinstance(value, Sequence):
-        pieces = (
-            part
-            for item in value
-            for part in (
-                b"item",
-                *(f"{tag:08x}".encode() + _stored(inner_element) for tag, inner_element in item.items()),
-            )
-        )
-        return b"".join(pieces)
-    return repr(value).encode()
+    return _stored_items(value) if isinstance(value, Sequence) else repr(value).encode()
+
+
+@lru_cache(maxsize=256)  # most sequences are the same in all slices
+def _stored_sequence(value: bytes, implicit: bool, little_endian: bool) -> bytes:
+    try:
+        return _stored_items(convert_SQ(value, implicit, little_endian))
+    except Exception:  # damaged in ways in which pydicom raises anything; then the bytes themselves are compared
+        return value
+
+
+def _stored_items(items: Iterable[Dataset]) -> bytes:
+    pieces = (
+        part
+        for item in items
+        for part in (b"item", *(f"{tag:08x}".encode() + _stored(inner) for tag, inner in item.items()))
+    )
+    return b"".join(pieces)

@@ -11,7 +11,14 @@ import SimpleITK as sitk
 from dicom_series import item, stored, write_ct, write_enhanced_ct
 from pydicom.config import WARN
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+    generate_uid,
+)
 from pydicom.valuerep import validate_value
 from refusal import refused
 from scipy.spatial.transform import Rotation
@@ -103,6 +110,32 @@ def test_voxel_position_follows_the_slice_header(tmp_path):
         index = np.linalg.solve(volume.affine, (*(lps * (-1, -1, 1)), 1))[:3]
         np.testing.assert_allclose(index, np.rint(index), atol=1e-4)
         assert volume.data[tuple(np.rint(index).astype(int))] == stored[k, row, column] - 1024
+
+
+@pytest.mark.parametrize("coding", ["implicit", "undefined lengths", "padding"])
+def test_slices_that_differ_in_coding_only_are_one_volume(tmp_path, coding):
+    """Names, sequences and padding of every second slice are coded in another way, as by another program."""
+    write_ct(tmp_path, stored(6))
+    for n, path in enumerate(sorted(tmp_path.iterdir())):
+        ds = pydicom.dcmread(path)
+        code = pydicom.Dataset()
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "99X", "CT"
+        ds.ReferringPhysicianName, ds.ProcedureCodeSequence = "DOE^J", [code]
+        if n % 2 and coding == "implicit":
+            ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+            ds.save_as(path, implicit_vr=True, little_endian=True)
+            continue
+        if n % 2 and coding == "undefined lengths":
+            ds["ProcedureCodeSequence"].is_undefined_length = code.is_undefined_length_sequence_item = True
+        if n % 2 and coding == "padding":
+            ds.add_new("PixelPaddingValue", "US", 63536)
+        ds.save_as(path)
+    assert read_series(tmp_path).data.shape[2] == 6
+    for path in sorted(tmp_path.iterdir())[::2]:
+        ds = pydicom.dcmread(path)
+        ds.ProcedureCodeSequence[0].CodeValue = "2"
+        ds.save_as(path)
+    assert len(list_series(tmp_path)) == 2
 
 
 def test_order_of_files_does_not_matter(tmp_path):
