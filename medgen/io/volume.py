@@ -191,14 +191,19 @@ def stored_values(data: np.ndarray, dtype: np.dtype, slope: float = 1.0, inter: 
         dtype = np.dtype(np.uint8)
     if dtype.kind not in "iu":
         return data.astype(np.float32 if dtype.itemsize < 4 else dtype)
-    raw = data.astype(np.float32 if (slope, inter) == (1.0, 0.0) else np.float64)
-    if (slope, inter) != (1.0, 0.0):  # in place, to save memory for large scans
-        np.divide(np.subtract(raw, inter, out=raw), slope, out=raw)
-    np.rint(raw, out=raw)
-    low, high = int(raw.min()), int(raw.max())
+    scaled = (slope, inter) != (1.0, 0.0)
+
+    def rounded(part: np.ndarray) -> np.ndarray:
+        return np.rint((part.astype(np.float64) - inter) / slope if scaled else part)
+
+    ends = [int(rounded(end)) for end in (data.min(), data.max())]  # rounding and scaling keep the order
     for kind in (dtype, *(t for t in INTEGERS if t.itemsize >= dtype.itemsize)):
-        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-            return raw.astype(kind)
+        if np.iinfo(kind).min <= min(ends) and max(ends) <= np.iinfo(kind).max:
+            raw, axis = np.empty_like(data, kind), int(np.argmax(np.abs(data.strides)))
+            slices, stored = np.moveaxis(data, axis, 0), np.moveaxis(raw, axis, 0)
+            for k in range(len(slices)):  # one after the other, to save memory for large scans
+                stored[k] = rounded(slices[k])
+            return raw
     return data.astype(np.float32)
 
 
