@@ -139,7 +139,7 @@ def restore_case(model: Model, prepared: Prepared, y: np.ndarray, *, overwrite: 
         image = _carried(image, own[k].data, codes[k], decode, own[k].padding)
         # Integers are precise enough for HU, but not for a target range such as 0..1, which is stored as float32.
         coarse = np.issubdtype(scan.dtype, np.integer) and decode.high - decode.low < 500
-        outputs.append(scan.replaced(from_canonical(image, scan), np.float32 if coarse else None))
+        outputs.append(scan.replaced(from_canonical(image, scan, overwrite=True), np.float32 if coarse else None))
     return outputs
 
 

@@ -137,10 +137,21 @@ def canonical_view(volume: Volume) -> Volume:
     return replace(volume, data=apply_orientation(volume.data, axes), affine=affine, padding=padding)
 
 
-def from_canonical(data: np.ndarray, like: Volume) -> np.ndarray:
-    """Exact inverse of ``to_canonical``: reorder an array from RAS+ to the axes of ``like``."""
+def from_canonical(data: np.ndarray, like: Volume, *, overwrite: bool = False) -> np.ndarray:
+    """Exact inverse of ``to_canonical``: reorder an array from RAS+ to the axes of ``like``.
+
+    ``overwrite``: where axes are only flipped, as in most scans, flip them in ``data``, to save as much memory.
+    """
     back = ornt_transform(CANONICAL, orientation(like.affine))
-    return contiguous(apply_orientation(data, back))
+    if not overwrite or not np.array_equal(back[:, 0], CANONICAL[:, 0]):
+        return contiguous(apply_orientation(data, back))
+    n, flipped = len(data), back[:, 1] < 0
+    for k in range(n // 2 if flipped[0] else 0):
+        data[k], data[n - 1 - k] = data[n - 1 - k].copy(), data[k].copy()
+    if flipped[1:].any():
+        for row in data:
+            row[...] = np.flip(row, np.flatnonzero(flipped[1:])).copy()
+    return contiguous(data)
 
 
 def orientation(affine: np.ndarray) -> np.ndarray:
