@@ -360,7 +360,8 @@ def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None, maps:
     if axis is None:
         padded = np.pad(x, [(0, 0), *pad], mode="edge") if any(map(any, pad)) else np.ascontiguousarray(x)
         batch = torch.from_numpy(padded)[None]
-        whole, overwrite = use_whole(window, network, batch.shape, bound), overwrite or padded is not x
+        whole = use_whole(window, network, batch.shape, bound)
+        overwrite = overwrite or not np.may_share_memory(padded, x)
         y = _pass(model, batch, whole, bound, maps, overwrite)[0].numpy()
     else:
         depth = model.settings.sampling.patch[axis]

@@ -150,7 +150,7 @@ def from_canonical(data: np.ndarray, like: Volume, *, overwrite: bool = False) -
         data[k], data[n - 1 - k] = data[n - 1 - k].copy(), data[k].copy()
     if flipped[1:].any():
         for row in data:
-            row[...] = np.flip(row, np.flatnonzero(flipped[1:])).copy()
+            row[...] = np.flip(row, tuple(np.flatnonzero(flipped[1:]).tolist())).copy()
     return contiguous(data)
 
 
