@@ -331,6 +331,12 @@ class Inference(Section):
         "but a network with instance or group norm sees other statistics than in training",
     )
     overlap: float = Field(0.5, ge=0, lt=1, description="overlap of neighbouring windows, as a fraction of the window")
+    layout: Literal["fixed", "even"] = Field(
+        "fixed",
+        description="fixed: windows of one size and step, and a last one at the end of each axis, as in MONAI; even: "
+        "evenly spaced with at least this overlap, up to 1.4 times as large where this needs fewer voxels, and with "
+        "generator.replace only around the body; faster, for networks that bear larger windows than in training",
+    )
     batch: Positive = Field(2, description="windows per forward pass")
     memory_gb: float = Field(8.0, gt=0, le=1e6, description="memory limit of a whole-volume pass, in GB")
     spacing: Literal["resample", "refuse", "ignore"] = Field(

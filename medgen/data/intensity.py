@@ -71,9 +71,12 @@ class Range:
             y[x == self.background] = -1
         return y
 
-    def decode(self, y: np.ndarray) -> np.ndarray:
-        """Inverse of ``encode`` within the range (up to float32 rounding); values beyond ±1 are extrapolated."""
-        x = np.subtract(y, self._start, dtype=np.float32)
+    def decode(self, y: np.ndarray, *, overwrite: bool = False) -> np.ndarray:
+        """Inverse of ``encode`` within the range (up to float32 rounding); values beyond ±1 are extrapolated.
+
+        ``overwrite``: compute it in y, which is float32, to save as much memory.
+        """
+        x = np.subtract(y, self._start, out=y if overwrite else None, dtype=np.float32)
         x *= self._unit
         x += np.float32(self.low)
         if self.background is None:

@@ -26,6 +26,12 @@ TRANSFER = {
     "image": "the output is resampled linearly to the scan's grid; within 2 voxels of carried values, the change is "
     "resampled and added instead",
 }
+LAYOUTS = {
+    "fixed": "steps of size * (1 - overlap), rounded down; the last window of each axis ends at the border",
+    "even": "evenly spaced with at least this overlap; of the sides from size to 1.4 * size, in steps of stride, each "
+    "axis gets the one with the fewest voxels in its windows. For maps, only windows over voxels above low - 0.1, "
+    "within 8 voxels around their bounding box; elsewhere y = x",
+}
 MAPS = (
     "the output is p, the probability that a voxel is lowered, and l, its level. b = clip((s - high) / (high - low) * "
     "2 + 0.25, 0, 1), s = x filtered by [1, 2, 1] / 4 along each axis; m = sigmoid(sharp * (logit(p) - caution * b)); "
@@ -79,8 +85,10 @@ def pipeline(model: Model) -> dict[str, Any]:
             "needs_windows": any(isinstance(module, WINDOW_NORMS) for module in network.modules()),
             "size": list(settings.window_size),
             "overlap": inference.overlap,
+            "layout": inference.layout,
             "weights": "Gaussian, standard deviation 0.125 of the window's side",
             "padding": "repeat the border",
+            "layouts": LAYOUTS,
             "auto": "whole volume in one pass if it fits into memory and needs_windows is false, else windows",
         },
         "slab": None if axis is None else {"axis": "xyz"[axis], "slices": settings.sampling.patch[axis]},

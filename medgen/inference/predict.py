@@ -1,8 +1,8 @@
 """Translate the volumes of one case: volumes in, volumes out, with units, geometry and a memory limit."""
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 
@@ -20,9 +20,10 @@ from medgen.data.patches import AXES
 from medgen.data.slabs import fold, unfold
 from medgen.errors import InputError
 from medgen.inference.kind import check_translates
+from medgen.inference.layout import Layout, even, fixed
 from medgen.inference.output import AIR_HU
 from medgen.inference.windows import slide
-from medgen.io.volume import Volume, from_canonical, to_canonical
+from medgen.io.volume import Volume, canonical_view, contiguous, from_canonical
 from medgen.networks.allocation import memory_kept
 from medgen.networks.blocks.diffusion import scan_within_structures
 from medgen.networks.memory import windows_per_pass
@@ -32,6 +33,7 @@ from medgen.qa.measures.trunk_wall import ribs_taken_for_vessels
 SAME_SPACING = 0.05  # relative tolerance within which a volume has the model's spacing
 MOST_RESAMPLED = 100  # ratio of spacings; beyond it the header is wrong, and resampling would take too long
 LARGEST = 1e37  # beyond it, weighted sums of float32 may overflow
+FAINT = 0.1  # code units below the levels of a generator with ``replace``: nothing that low is changed
 NEAR = 2  # voxels; reach of an edge through smoothing and interpolation
 UNCHANGED = 1e-3  # a mask of a generator with ``replace`` below this changes nothing
 WINDOW_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
@@ -65,11 +67,11 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
         InputError: the number of contrasts is not the model's, the grids differ, the settings refuse the spacing, or a
             scan is constant and its code needs a range.
     """
-    prepared = prepare_case(model, volumes)
-    y = translate_array(model, prepared.x, memory_gb=memory_gb, maps=gives_maps(model))
-    if not gives_maps(model):
+    prepared, maps = prepare_case(model, volumes), gives_maps(model)
+    y = translate_array(model, prepared.x, memory_gb=memory_gb, maps=maps, overwrite=not maps)
+    if not maps:
         prepared.x = np.empty(0)  # as large as a scan, and not needed any more
-    return restore_case(model, prepared, y)
+    return restore_case(model, prepared, y, overwrite=True)
 
 
 @dataclass
@@ -79,7 +81,8 @@ class Prepared:
     Attributes:
         x: (C, X, Y, Z) in [-1, 1], on the model's grid, RAS.
         codes: the intensity range of each contrast.
-        grid, own: the contrasts on the model's grid and on the scan's own grid, both in canonical axes.
+        grid, own: the contrasts on the model's grid and on the scan's own grid, both in canonical axes. Where both are
+            the same, a view of the scan, which saves as much memory.
         scan: the first contrast as it was read.
     """
 
@@ -104,18 +107,25 @@ def prepare_case(model: Model, volumes: Sequence[Volume]) -> Prepared:
             "model-image-count-differs",
             f"the model translates {', '.join(names)} together; give one volume of each",
         )
-    own = [to_canonical(v) for v in to_common_grid(volumes, settings.data.align)]
+    own = [canonical_view(v) for v in to_common_grid(volumes, settings.data.align)]
+    if not all(_has_model_spacing(v, model) for v in own):
+        own = [replace(v, data=contiguous(v.data)) for v in own]  # filters need this order
     grid = [on_model_grid(v, model) for v in own]
     intensity = settings.intensity.source.model_dump(exclude={"follow"})
     codes = [fit_range(v.data, **intensity) for v in grid]
-    return Prepared(encode_channels(codes, [v.data for v in grid]), codes, grid, own, volumes[0])
+    x = np.empty((len(grid), *grid[0].data.shape), np.float32)
+    for channel, code, volume in zip(x, codes, grid, strict=True):
+        for block in _blocks(volume.data):
+            channel[block] = code.encode(contiguous(volume.data[block]))
+    return Prepared(x, codes, grid, own, volumes[0])
 
 
-def restore_case(model: Model, prepared: Prepared, y: np.ndarray) -> list[Volume]:
+def restore_case(model: Model, prepared: Prepared, y: np.ndarray, *, overwrite: bool = False) -> list[Volume]:
     """The second half of `translate_case`.
 
     Args:
         y: output of `translate_array` for ``prepared.x``, with ``maps`` if `gives_maps`.
+        overwrite: the volumes may lie in the memory of y, to save as much.
     """
     codes, grid, own, scan = prepared.codes, prepared.grid, prepared.own, prepared.scan
     transfer, outputs = model.settings.inference.transfer, []
@@ -128,13 +138,13 @@ def restore_case(model: Model, prepared: Prepared, y: np.ndarray) -> list[Volume
         if maps is not None:
             image = _replaced_on_own_grid(model.generator, maps, grid[k], own[k], codes[k], decode)
         else:
-            image = decode.decode(y[i])
+            image = decode.decode(y[i], overwrite=overwrite)
             if grid[k] is not own[k]:
                 image = _on_own_grid(image, grid[k], own[k], codes[k], transfer)
         image = _carried(image, own[k].data, codes[k], decode, own[k].padding)
         # Integers are precise enough for HU, but not for a target range such as 0..1, which is stored as float32.
         coarse = np.issubdtype(scan.dtype, np.integer) and decode.high - decode.low < 500
-        outputs.append(scan.replaced(from_canonical(image, scan), np.float32 if coarse else None))
+        outputs.append(scan.replaced(from_canonical(image, scan, overwrite=True), np.float32 if coarse else None))
     return outputs
 
 
@@ -187,13 +197,23 @@ def _carried(
     """
     if isinstance(code, Range) and code.outside != "clip":
         low, high = (None, None) if padding is None else (np.broadcast_to(p, x.shape) for p in padding)
-        for n, (slice_x, slice_y) in enumerate(
-            zip(x, y, strict=True)
-        ):  # slice by slice, to avoid copies of a large scan
-            y[n] = code.carried(slice_x, target.clip(slice_y))
+        for block in _blocks(x):
+            part = contiguous(x[block])
+            y[block] = code.carried(part, target.clip(y[block]))
             if low is not None and high is not None:
-                np.copyto(y[n], slice_x, where=(low[n] <= slice_x) & (slice_x <= high[n]))
+                np.copyto(y[block], part, where=(low[block] <= part) & (part <= high[block]))
     return y
+
+
+def _blocks(x: np.ndarray) -> Iterator[tuple[slice, ...]]:
+    """Blocks of a volume (X, Y, Z) along the axis with the longest stride, small beside the volume.
+
+    They serve steps that would otherwise need copies of a large scan. 16 voxels of the last axis share a cache line, so
+    that volumes in Fortran order, as they are in NIfTI files, are not read line by line.
+    """
+    axis = int(np.argmax(np.abs(x.strides)))
+    for k in range(0, x.shape[axis], 16):
+        yield tuple(slice(k, k + 16) if a == axis else slice(None) for a in range(3))
 
 
 def _on_own_grid(y: np.ndarray, grid: Volume, own: Volume, code: Range, transfer: str) -> np.ndarray:
@@ -295,7 +315,7 @@ def on_model_grid(volume: Volume, model: Model, *, labels: bool = False) -> Volu
     ``labels``: see ``grid.resample``.
     """
     model_spacing, policy = model.info.spacing, model.settings.inference.spacing
-    if policy == "ignore" or np.allclose(volume.spacing, model_spacing, rtol=SAME_SPACING):
+    if _has_model_spacing(volume, model):
         return volume
     ratios = np.divide(volume.spacing, model_spacing)
     own, model_text = (" x ".join(f"{size:.6g}" for size in sizes) for sizes in (volume.spacing, model_spacing))
@@ -316,14 +336,23 @@ def on_model_grid(volume: Volume, model: Model, *, labels: bool = False) -> Volu
     return resample(volume, model_spacing, labels=labels)
 
 
+def _has_model_spacing(volume: Volume, model: Model) -> bool:
+    """Whether a volume is not resampled."""
+    ignored = model.settings.inference.spacing == "ignore"
+    return ignored or np.allclose(volume.spacing, model.info.spacing, rtol=SAME_SPACING)
+
+
 @torch.inference_mode()
-def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = None, maps: bool = False) -> np.ndarray:
+def translate_array(
+    model: Model, x: np.ndarray, *, memory_gb: float | None = None, maps: bool = False, overwrite: bool = False
+) -> np.ndarray:
     """Run the network on a whole array; averages over the mirrored arrays set by inference.mirror.
 
     Args:
         x: (C, X, Y, Z) in code units [-1, 1], on the model's grid, RAS.
         maps: return the probability of the mask and the level of a generator with ``replace``, see
             ``ResidualUNet.maps``.
+        overwrite: the result may lie in the memory of x, to save as much.
 
     Returns:
         (C_out, X, Y, Z) float32 in code units; (2, X, Y, Z) for ``maps``.
@@ -331,24 +360,25 @@ def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = No
     axes = [AXES[a] + 1 for a in model.settings.inference.mirror]
     flips = [flip for n in range(len(axes) + 1) for flip in combinations(axes, n)]
     with memory_kept():
-        y = _translate_array(model, x, memory_gb, maps)
+        y = _translate_array(model, x, memory_gb, maps, overwrite and len(flips) == 1)
         for flip in flips[1:]:
-            y += np.flip(_translate_array(model, np.flip(x, flip), memory_gb, maps), flip)
+            y += np.flip(_translate_array(model, np.flip(x, flip), memory_gb, maps, False), flip)
     if len(flips) > 1:
         y /= len(flips)
     return y
 
 
-def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None, maps: bool) -> np.ndarray:
+def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None, maps: bool, overwrite: bool) -> np.ndarray:
     """Run the network once, slab by slab for a 2D model."""
     network, axis, window = model.generator, model.settings.slab_axis, model.settings.inference.window
     bound = memory_gb if memory_gb is not None else model.settings.inference.memory_gb
     pad = [_padding(n, network) for n in x.shape[1:]]
     if axis is None:
-        batch = torch.from_numpy(
-            np.pad(x, [(0, 0), *pad], mode="edge") if any(map(any, pad)) else np.ascontiguousarray(x)
-        )[None]
-        y = _pass(model, batch, use_whole(window, network, batch.shape, bound), bound, maps)[0].numpy()
+        padded = np.pad(x, [(0, 0), *pad], mode="edge") if any(map(any, pad)) else np.ascontiguousarray(x)
+        batch = torch.from_numpy(padded)[None]
+        whole = use_whole(window, network, batch.shape, bound)
+        overwrite = overwrite or not np.may_share_memory(padded, x)
+        y = _pass(model, batch, whole, bound, maps, overwrite)[0].numpy()
     else:
         depth = model.settings.sampling.patch[axis]
         pad[axis] = ((depth - 1) // 2, depth // 2)  # one slab per slice, centred on it
@@ -385,7 +415,9 @@ def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float)
     return np.moveaxis(total / seen[:, None, None, None], 0, axis + 1)
 
 
-def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float, maps: bool = False) -> Tensor:
+def _pass(
+    model: Model, batch: Tensor, whole: bool, memory_gb: float, maps: bool = False, overwrite: bool = False
+) -> Tensor:
     """(B, C, ...) → (B, C_out, ...) on the CPU, in one pass or by sliding windows."""
     inference = model.settings.inference
     device = model.device
@@ -398,9 +430,10 @@ def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float, maps: bool
             return run(batch.to(device)).float().cpu()
         roi = model.settings.window_size
         if batch.ndim == 5 and len(batch) == 1:
-            together = windows_per_pass(model.generator, (batch.shape[1], *roi), inference.batch, memory_gb)
-            options = {"window": roi, "overlap": inference.overlap, "batch": together, "device": device}
-            return slide(batch, lambda window: run(window).float(), **options)  # type: ignore[arg-type]
+            layout = _layout(model, batch, memory_gb, maps)
+            together = windows_per_pass(model.generator, (batch.shape[1], *layout.window), inference.batch, memory_gb)
+            call = lambda window: run(window).float()  # noqa: E731
+            return slide(batch, call, layout, batch=together, device=device, overwrite=overwrite)
         return sliding_window_inference(  # type: ignore[return-value]  # one tensor in, one out
             batch,
             roi_size=roi,
@@ -412,6 +445,22 @@ def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float, maps: bool
             sw_device=device,
             device=torch.device("cpu"),
         )
+
+
+def _layout(model: Model, batch: Tensor, memory_gb: float, maps: bool) -> Layout:
+    """Where the windows of a volume (1, C, X, Y, Z) lie, by inference.layout."""
+    inference, roi, network = model.settings.inference, model.settings.window_size, model.generator
+    if inference.layout == "fixed":
+        return fixed(batch.shape[2:], roi, inference.overlap)
+    # What is darker than every level stays as it is, whatever the mask: air, lung, and fat by far.
+    needed = batch[0, 0] > network.replace[0] - FAINT if maps else None  # type: ignore[index]
+    options = {"multiple": int(network.divisor), "needed": needed}  # type: ignore[arg-type]
+    layout = even(batch.shape[2:], roi, inference.overlap, **options)  # type: ignore[arg-type]
+    try:
+        windows_per_pass(network, (batch.shape[1], *layout.window), 1, memory_gb)
+    except InputError:  # the windows of the setting need less, and were checked before the scan was read
+        layout = even(batch.shape[2:], roi, inference.overlap, wider=1.0, **options)  # type: ignore[arg-type]
+    return layout
 
 
 def check_windows(model: Model, memory_gb: float | None = None) -> None:

@@ -137,10 +137,21 @@ def canonical_view(volume: Volume) -> Volume:
     return replace(volume, data=apply_orientation(volume.data, axes), affine=affine, padding=padding)
 
 
-def from_canonical(data: np.ndarray, like: Volume) -> np.ndarray:
-    """Exact inverse of ``to_canonical``: reorder an array from RAS+ to the axes of ``like``."""
+def from_canonical(data: np.ndarray, like: Volume, *, overwrite: bool = False) -> np.ndarray:
+    """Exact inverse of ``to_canonical``: reorder an array from RAS+ to the axes of ``like``.
+
+    ``overwrite``: where axes are only flipped, as in most scans, flip them in ``data``, to save as much memory.
+    """
     back = ornt_transform(CANONICAL, orientation(like.affine))
-    return contiguous(apply_orientation(data, back))
+    if not overwrite or not np.array_equal(back[:, 0], CANONICAL[:, 0]):
+        return contiguous(apply_orientation(data, back))
+    n, flipped = len(data), back[:, 1] < 0
+    for k in range(n // 2 if flipped[0] else 0):
+        data[k], data[n - 1 - k] = data[n - 1 - k].copy(), data[k].copy()
+    if flipped[1:].any():
+        for row in data:
+            row[...] = np.flip(row, tuple(np.flatnonzero(flipped[1:]).tolist())).copy()
+    return contiguous(data)
 
 
 def orientation(affine: np.ndarray) -> np.ndarray:
@@ -191,14 +202,19 @@ def stored_values(data: np.ndarray, dtype: np.dtype, slope: float = 1.0, inter: 
         dtype = np.dtype(np.uint8)
     if dtype.kind not in "iu":
         return data.astype(np.float32 if dtype.itemsize < 4 else dtype)
-    raw = data.astype(np.float32 if (slope, inter) == (1.0, 0.0) else np.float64)
-    if (slope, inter) != (1.0, 0.0):  # in place, to save memory for large scans
-        np.divide(np.subtract(raw, inter, out=raw), slope, out=raw)
-    np.rint(raw, out=raw)
-    low, high = int(raw.min()), int(raw.max())
+    scaled = (slope, inter) != (1.0, 0.0)
+
+    def rounded(part: np.ndarray) -> np.ndarray:
+        return np.rint((part.astype(np.float64) - inter) / slope if scaled else part)
+
+    ends = [int(rounded(end)) for end in (data.min(), data.max())]  # rounding and scaling keep the order
     for kind in (dtype, *(t for t in INTEGERS if t.itemsize >= dtype.itemsize)):
-        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-            return raw.astype(kind)
+        if np.iinfo(kind).min <= min(ends) and max(ends) <= np.iinfo(kind).max:
+            raw, axis = np.empty_like(data, kind), int(np.argmax(np.abs(data.strides)))
+            slices, stored = np.moveaxis(data, axis, 0), np.moveaxis(raw, axis, 0)
+            for k in range(len(slices)):  # one after the other, to save memory for large scans
+                stored[k] = rounded(slices[k])
+            return raw
     return data.astype(np.float32)
 
 

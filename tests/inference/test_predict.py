@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,10 @@ from medgen.inference import predict
 from medgen.inference.predict import pass_bytes, translate_array, translate_case, translate_volume, use_whole
 from medgen.io.volume import Volume
 from medgen.model_info import RangeInfo
+from medgen.networks import memory
 from medgen.networks.blocks import diffusion
 from medgen.networks.blocks.diffusion import scan_within_structures
+from medgen.networks.memory import peak_bytes, weight_bytes
 
 MODEL = make_model()
 IDENTITY = make_model(train=False)
@@ -417,3 +420,52 @@ def test_windows_have_the_size_of_inference_patch():
     model.generator.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape[2:])))
     translate_volume(model, Volume(scan((40, 40, 40)), affine()))
     assert set(seen) == {(24, 16, 20)}
+
+
+def test_an_even_layout_looks_at_the_body_only_and_leaves_the_air_as_it_is():
+    """A mask of 1 everywhere: voxels above the level change, whether their window was shifted or others left out."""
+    method = {"name": "regression", "generator": {"name": "residual_unet", "filters": 4, "levels": 2}}
+    method["generator"]["replace"] = (-0.1, 0.1)
+    rng, outs, calls = np.random.default_rng(0), [], []
+    air = rng.normal(-990, 20, (90, 40, 40)).astype(np.float32)
+    air[50:62, 12:30, 10:28] = 300
+    for layout in ("fixed", "even"):
+        inference = {"transfer": "difference", "window": "patch", "layout": layout}
+        model = make_model(small_settings(method=method, inference=inference), train=False)
+        with torch.no_grad():
+            model.generator.last.bias.copy_(torch.tensor([40.0, 0.0]))
+        seen = []
+        model.generator.first.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(len(output)))
+        outs.append(translate_volume(model, Volume(air, affine(), np.dtype(np.float32))).data)
+        calls.append(sum(seen))
+    assert calls[1] < calls[0] / 3
+    np.testing.assert_allclose(outs[1], outs[0], atol=0.01)
+    np.testing.assert_allclose(outs[1][:40], air[:40], atol=1e-3)
+    assert np.abs(outs[1] - air)[air > 0].min() > 200
+
+
+def test_larger_windows_of_an_even_layout_stay_within_the_memory():
+    seen, x = [], np.zeros((1, 20, 20, 20), np.float32)
+    model = make_model(small_settings(inference={"window": "patch", "overlap": 0.25, "layout": "even"}))
+    need = peak_bytes(model.generator, (1, 1, 16, 16, 16)) + weight_bytes(model.generator)
+    model.generator.register_forward_hook(lambda _, x, y: None if x[0].is_meta else seen.append(tuple(y.shape[2:])))
+    translate_array(model, x)
+    assert set(seen) == {(20, 20, 20)}
+    seen.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "SMALL_GB", 0)
+        translate_array(model, x, memory_gb=need * 1.1 / 2**30)
+    assert set(seen) == {(16, 16, 16)}
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPI", "SRA"])
+def test_a_scan_in_any_memory_order_gives_the_same_and_is_left_as_it_was(axes):
+    turn = nib.orientations.axcodes2ornt(axes)
+    one = Volume(scan((19, 40, 33)), affine())
+    data, matrix = one.data, one.affine
+    turned = Volume(apply_orientation(data, turn), matrix @ inv_ornt_aff(turn, data.shape))
+    expected = apply_orientation(translate_volume(MODEL, one).data, turn)
+    for order in "CF":
+        copied = replace(turned, data=np.array(turned.data, order=order))
+        out = translate_volume(MODEL, copied).data
+        assert np.array_equal(copied.data, turned.data) and np.array_equal(out, expected)

@@ -46,6 +46,7 @@ def test_canonical_axes_are_reversible_and_keep_voxel_positions(volume):
     before = volume.data.copy()
     canonical = to_canonical(volume)
     np.testing.assert_array_equal(from_canonical(canonical.data, volume), volume.data)
+    np.testing.assert_array_equal(from_canonical(canonical.data.copy(), volume, overwrite=True), volume.data)
     np.testing.assert_array_equal(volume.data, before)
     nearest = canonical.affine @ inv_ornt_aff(io_orientation(canonical.affine), canonical.data.shape)
     np.testing.assert_allclose(*(np.trace(a[:3, :3] / voxel_sizes(a)) for a in (canonical.affine, nearest)), atol=0.02)
