@@ -1,11 +1,14 @@
 """The case under check and its findings, shared by the modules of findings."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Literal
+from threading import RLock
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian
@@ -15,6 +18,7 @@ from medgen.qa.measures.structure import edges
 
 Status = Literal["pass", "review", "fail"]
 Spacing = tuple[float, float, float]
+MOST_THREADS = 4  # of one case; each needs the memory of several maps
 SIDES = ("RL", "AP", "SI")  # letters of the positive and negative end of each scanner axis
 
 
@@ -74,13 +78,32 @@ class Checked:
     )  # limits of the mean HU of labelled structures
 
     maps: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # see `shared`
+    lock: Any = field(default_factory=RLock, repr=False)  # of ``maps``
 
     def shared(self, name: str, image: np.ndarray, compute: Callable[[], np.ndarray]) -> np.ndarray:
         """A map of one of the images of this case, such as its edges, that several findings use; computed once."""
         key = id(image), name
-        if key not in self.maps:
-            self.maps[key] = image, compute()  # the image is kept, so that no other one gets its id
-        return self.maps[key][1]
+        with self.lock:
+            if key not in self.maps:
+                self.maps[key] = image, compute()  # the image is kept, so that no other one gets its id
+            return self.maps[key][1]
+
+    def find(self, checks: Sequence[Callable[["Checked"], None]]) -> None:
+        """Run independent checks at the same time, and add what they find in their order; the last starts first.
+
+        Each works on a copy without findings that shares the images and maps, so that the result does not depend on
+        which one ends first. Most of the time goes into array functions, which let other threads run.
+        """
+        copies = [replace(self, values={}, reasons=[], excused=[], regions={}) for _ in checks]
+        with ThreadPoolExecutor(min(torch.get_num_threads(), MOST_THREADS), "check") as pool:
+            running = [pool.submit(check, copy) for check, copy in zip(checks[::-1], copies[::-1], strict=True)]
+        for future in running:
+            future.result()
+        for copy in copies:
+            self.values |= copy.values
+            self.reasons += copy.reasons
+            self.excused += copy.excused
+            self.regions |= copy.regions
 
     def edges(self, image: np.ndarray) -> np.ndarray:
         """`structure.edges` of an image of this case."""

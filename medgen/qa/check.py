@@ -100,15 +100,13 @@ def check_case(
 
 
 def _content_findings(case: Checked) -> None:
-    findings.structure_findings(case)
+    checks = [findings.structure_findings]
     if case.hu:
-        findings.hounsfield_findings(case)
+        checks.append(findings.hounsfield_findings)
         if case.limits.contrast_removed:
-            findings.left_over_findings(case)
-            findings.darkened_findings(case)
-            findings.lost_in_wall_findings(case)
-    lesion_findings.lesion_findings(case)
-    new_structure_findings.new_structure_findings(case)
+            checks += [findings.left_over_findings, findings.darkened_findings, findings.lost_in_wall_findings]
+    checks += [lesion_findings.lesion_findings, new_structure_findings.new_structure_findings]
+    case.find(checks)  # the last takes longest and starts first
 
 
 def _organ_findings(

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from refusal import refused
 from scipy import ndimage
 
@@ -200,3 +201,27 @@ def test_a_truth_in_another_unit_does_not_switch_the_checks_of_hu_off(patient):
     assert [(r.fault, r.status) for r in good.reasons] == [("truth", "review")] and "not in HU" in good.reasons[0].text
     bad = check_case(patient.contrast, patient.contrast, MM, truth=scaled)
     assert bad.status == "fail" and "enhancement" in faults(bad)
+
+
+def test_findings_do_not_depend_on_the_number_of_threads(patient):
+    """Checks that run at the same time add to the verdict in a fixed order."""
+    threads = torch.get_num_threads()
+    bright = patient.contrast + 30.0
+    try:
+        verdicts = []
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            verdicts.append(check_case(patient.contrast, bright, MM, affine=np.diag([*MM, 1.0])))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(verdicts[0].reasons) > 1 and verdicts[0].reasons == verdicts[1].reasons
+    assert list(verdicts[0].values.items()) == list(verdicts[1].values.items())
+
+
+def test_an_error_in_one_of_several_checks_is_raised(patient, monkeypatch):
+    def fails(_):
+        raise ValueError("here")
+
+    monkeypatch.setattr(safety.findings, "darkened_findings", fails)
+    with pytest.raises(ValueError, match="here"):
+        check_case(patient.contrast, patient.noncontrast, MM)

@@ -73,7 +73,7 @@ def test_the_report_is_printed_with_its_pictures_and_page_numbers(results, tmp_p
 
 @needs_weasyprint
 def test_nothing_is_printed_beyond_the_margins(two_results, tmp_path, monkeypatch):
-    """Every word of the wide tables of two systems is inside the page."""
+    """Every word of the wide tables of two systems is inside the page, and inside its cell."""
     import weasyprint
 
     pages = []
@@ -85,6 +85,10 @@ def test_nothing_is_printed_beyond_the_margins(two_results, tmp_path, monkeypatc
             if type(box).__name__ == "TextBox":
                 printed.append(box.text)
                 assert box.position_x >= 0 and box.position_x + box.width <= page.width - 30, box.text
+            if type(box).__name__ == "TableCellBox":
+                for inner in box.descendants():
+                    if type(inner).__name__ == "TextBox":
+                        assert inner.position_x + inner.width <= box.position_x + box.border_width() + 0.1, inner.text
     assert "beta" in " ".join(printed)
 
 

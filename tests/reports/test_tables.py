@@ -103,3 +103,11 @@ def test_numbers_have_no_e_notation_or_ascii_minus(value, digits):
 )
 def test_a_value_has_the_digits_of_its_error(value, error, text):
     assert with_error(value, error) == text
+
+
+def test_printed_columns_have_room_for_their_longest_word():
+    rows = [[Cell("a" * 50 + " b"), Cell("−12.3 [−15.0,\u00a0−9.6]"), Cell("1")], [Cell("x"), Cell("–"), Cell("2")]]
+    shares = Table([Head("case", words=True), Head("MAE"), Head("Very long heading")], rows).shares
+    assert sum(shares) == pytest.approx(100, abs=0.1) and shares[0] > shares[1] > shares[2]
+    crowded = Table([Head(f"h{n}") for n in range(9)], [[Cell("1" * (30 if n == 4 else 20)) for n in range(9)]]).shares
+    assert max(crowded) == crowded[4] and min(crowded) > 100 / 12

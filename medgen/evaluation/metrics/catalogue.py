@@ -32,14 +32,19 @@ def _label_psnr(pair: Pair, labels: Array) -> dict[int, float]:
     return {label: voxelwise.psnr_of(row["rmse"], pair.data_range) for label, row in scores.items()}
 
 
+def _ssim_maps(pair: Pair) -> Sequence[Array]:
+    return ssim.ssim_and_structure_maps(pair.reference, pair.prediction, data_range=pair.data_range)
+
+
 def _ssim_map(pair: Pair) -> Array:
-    return ssim.ssim_map(pair.reference, pair.prediction, data_range=pair.data_range)
+    return pair.kept(_ssim_maps)[0]
 
 
 def _ms_ssim_maps(pair: Pair) -> Sequence[Array] | None:
     if min(pair.reference.shape) < ssim.smallest_axis():
         return None
-    return ssim.ms_ssim_maps(pair.reference, pair.prediction, data_range=pair.data_range)
+    finest = pair.kept(_ssim_maps)[1]
+    return ssim.ms_ssim_maps(pair.reference, pair.prediction, data_range=pair.data_range, finest=finest)
 
 
 def _ms_ssim(pair: Pair, mask: Array | None) -> float | None:
@@ -82,8 +87,8 @@ SSIM = Metric(
     "ssim", "SSIM", "", 4, "higher", "similarity of local mean, contrast and structure; 1 is identical",
     needs=("reference", "data range"),
     columns="first",
-    map=lambda pair: pair.kept(_ssim_map),
-    within=lambda pair, mask: ssim.mean_ssim(pair.kept(_ssim_map), mask),
+    map=_ssim_map,
+    within=lambda pair, mask: ssim.mean_ssim(_ssim_map(pair), mask),
 )  # fmt: skip
 MS_SSIM = Metric(
     "ms_ssim", "MS-SSIM", "", 4, "higher", "SSIM over several resolutions; 1 is identical",

@@ -62,12 +62,17 @@ def ms_ssim(
 
 
 def ms_ssim_maps(
-    reference: Array, prediction: Array, *, data_range: float, levels: int = len(LEVEL_WEIGHTS)
+    reference: Array,
+    prediction: Array,
+    *,
+    data_range: float,
+    levels: int = len(LEVEL_WEIGHTS),
+    finest: Array | None = None,
 ) -> list[NDArray[np.float32]]:
     """Return the maps that MS-SSIM averages, finest first: cs of every level, and l · cs of the coarsest.
 
-    They can be averaged over any number of masks (`mean_ms_ssim`) and labels (`label_ms_ssim`). Raises the same errors
-    as `ms_ssim`.
+    They can be averaged over any number of masks (`mean_ms_ssim`) and labels (`label_ms_ssim`). ``finest`` is the first
+    one if it is known (`ssim_and_structure_maps`). Raises the same errors as `ms_ssim`.
     """
     check_pair(reference, prediction)
     if min(reference.shape) < smallest_axis(levels):
@@ -81,7 +86,8 @@ def ms_ssim_maps(
     for level in range(1, levels + 1):
         if level > 1:
             x, y = halved(x), halved(y)
-        maps.append(ssim_map(x, y, data_range=data_range, luminance=level == levels))
+        known = finest if level == 1 and levels > 1 else None
+        maps.append(ssim_map(x, y, data_range=data_range, luminance=level == levels) if known is None else known)
     return maps
 
 
@@ -144,6 +150,19 @@ def ssim_map(
             wide, variances over n - 1, the default of ``skimage.metrics.structural_similarity``.
         luminance: False omits the factor with the means, which gives the contrast-structure map cs of MS-SSIM.
     """
+    found = _maps(reference, prediction, data_range, window, (luminance,))
+    return found[0]
+
+
+def ssim_and_structure_maps(reference: Array, prediction: Array, *, data_range: float) -> list[NDArray[np.float32]]:
+    """Return `ssim_map` with and without luminance: SSIM, and the finest map of MS-SSIM, from the same window means."""
+    return _maps(reference, prediction, data_range, "gaussian", (True, False))
+
+
+def _maps(
+    reference: Array, prediction: Array, data_range: float, window: Window, luminances: Sequence[bool]
+) -> list[NDArray[np.float32]]:
+    """Return one map of `ssim_map` for each of ``luminances``; the blurs, which take most of the time, are shared."""
     check_pair(reference, prediction)
     check_range(data_range)
     if reference.ndim != 3:
@@ -157,12 +176,14 @@ def ssim_map(
     kind = np.float32 if max(abs(bound - centre) for bound in bounds) <= data_range else np.float64
     blurs = [_blur_matrix(n, window).astype(kind) for n in reference.shape]
     unbiased = 1.0 if window == "gaussian" else 7**3 / (7**3 - 1)
-    similarity = np.empty(reference.shape, np.float32)
+    maps = [np.empty(reference.shape, np.float32) for _ in luminances]
     for inner, outer in slabs(reference.shape, radius):
         x, y = (np.subtract(image[outer], centre, dtype=kind) for image in (reference, prediction))
         moments = _blurred_moments(x, y, (blurs[0][inner, outer], blurs[1], blurs[2]), radius)
-        similarity[inner] = _similarity(moments, centre, data_range, unbiased, luminance)
-    return similarity
+        structure, brightness = _similarity(moments, centre, data_range, unbiased, any(luminances))
+        for similarity, luminance in zip(maps, luminances, strict=True):
+            similarity[inner] = structure * brightness if luminance else structure
+    return maps
 
 
 def halved(image: Array) -> Array:
@@ -213,8 +234,12 @@ def _blurred_moments(x: Array, y: Array, blurs: tuple[Array, Array, Array], radi
     return moments
 
 
-def _similarity(moments: Array, centre: float, data_range: float, unbiased: float, luminance: bool) -> Array:
-    """Return SSIM from the means of s, d, s² and d² of images from which ``centre`` was subtracted.
+def _similarity(
+    moments: Array, centre: float, data_range: float, unbiased: float, luminance: bool
+) -> tuple[Array, Array | float]:
+    """Return both factors of SSIM from the means of s, d, s² and d² of images from which ``centre`` was subtracted.
+
+    They are contrast-structure and luminance (1 unless wanted).
 
     s and d need four blurs, x and y need five: σx² + σy² = (σs² + σd²) / 2 and σxy = (σs² - σd²) / 4.
     """
@@ -224,9 +249,9 @@ def _similarity(moments: Array, centre: float, data_range: float, unbiased: floa
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
     structure = ((variance_s - variance_d) * half + c2) / ((variance_s + variance_d) * half + c2)
     if not luminance:
-        return structure
+        return structure, 1.0
     mean_s2, mean_d2 = (mean_s + 2 * centre) ** 2, mean_d**2
-    return ((mean_s2 - mean_d2) / 2 + c1) / ((mean_s2 + mean_d2) / 2 + c1) * structure
+    return structure, ((mean_s2 - mean_d2) / 2 + c1) / ((mean_s2 + mean_d2) / 2 + c1)
 
 
 def _blur_matrix(n: int, window: Window) -> Array:

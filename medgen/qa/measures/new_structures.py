@@ -84,13 +84,15 @@ def new_structures(
         return found
     for radius in radii:
         sigma = [radius / np.sqrt(3) / s for s in spacing]
-        response, fewer = _masked_dog(rest, flat, sigma)
-        strength, noise = np.abs(response), scatter * fewer
+        response, share_inside = _masked_dog(rest, flat, sigma)
+        strength = np.abs(response)
         seen = flat & (response != 0)
-        if not seen.any():
+        strong = seen & (strength >= least_contrast * BALL)
+        if not strong.any():  # most tissues of most cases; what follows only removes voxels
             continue
+        noise = scatter * _noise_near_border(flat, share_inside, sigma)
         noise *= spread(sampled(response, seen) / np.maximum(sampled(noise, seen), 1e-6))
-        strong = seen & (strength >= least_contrast * BALL) & (strength >= least_z * noise)
+        strong &= strength >= least_z * noise
         if not strong.any():  # what follows only lowers z
             continue
         uneven = _variance(smooth, flat, [WIDER * s for s in sigma])
@@ -216,11 +218,9 @@ def _levels(values: np.ndarray) -> np.ndarray:
 
 
 def _masked_dog(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Difference of two Gaussian means over the mask, and its relative noise near the border of the mask.
+    """Difference of two Gaussian means over the mask, and the share of the narrower Gaussian that lies in the mask.
 
-    The difference is 0 where less than half of the narrower Gaussian lies in the mask. The second result is the noise
-    relative to that far from the border: white noise under Gaussian weights w is scaled by sqrt(Σ w²) / Σ w, and w² is
-    a Gaussian narrower by √2.
+    The difference is 0 where less than half of one of the Gaussians lies in the mask.
     """
     means, shares, weight = [], [], mask.astype(np.float32)
     v = v * weight
@@ -228,9 +228,16 @@ def _masked_dog(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> tupl
         share = gaussian(weight, [scale * s for s in sigma], mode="constant")
         means.append(gaussian(v, [scale * s for s in sigma], mode="constant") / np.maximum(share, 0.1))
         shares.append(share)
-    squares = gaussian(weight, [s / np.sqrt(2) for s in sigma], mode="constant")
-    enough = (shares[0] > 0.5) & (shares[1] > 0.5)
-    return (means[0] - means[1]) * enough, np.sqrt(np.maximum(squares, 0.1)) / np.maximum(shares[0], 0.1)
+    return (means[0] - means[1]) * ((shares[0] > 0.5) & (shares[1] > 0.5)), shares[0]
+
+
+def _noise_near_border(mask: np.ndarray, share: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
+    """Noise of `_masked_dog` relative to that far from the border of the mask; ``share`` is its second result.
+
+    White noise under Gaussian weights w is scaled by sqrt(Σ w²) / Σ w, and w² is a Gaussian narrower by √2.
+    """
+    squares = gaussian(mask, [s / np.sqrt(2) for s in sigma], mode="constant")
+    return np.sqrt(np.maximum(squares, 0.1)) / np.maximum(share, 0.1)
 
 
 def _share(response: np.ndarray, uneven: np.ndarray) -> float:

@@ -10,6 +10,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -125,16 +126,41 @@ def frame(column: Column, plane: Plane, at: tuple[int, int, int], scene: Scene, 
     shown = levels(cut) if column.hu else 255 * np.clip((cut.astype(np.float64) - low) / (high - low), 0, 1)
     grey = Image.fromarray(np.rint(shown).astype(np.uint8)).resize((width, height), Image.Resampling.BILINEAR)
     image = Image.fromarray(COLOURS[np.asarray(grey)]) if column.signed else grey
-    _mark(image, plane, scale, MARK if column.signed else 255 if column.hu else 230)
+    marked = _marked(image, plane, scale, MARK if column.signed else 255 if column.hu else 230)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    marked.save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return buffer.getvalue()
 
 
 COLOURS = np.rint(255 * SIGNED(np.arange(256))[:, :3]).astype(np.uint8)
 
 
-def _mark(image: Image.Image, plane: Plane, scale: float, ink: str | int) -> None:
+def _marked(image: Image.Image, plane: Plane, scale: float, ink: str | int) -> Image.Image:
+    """Return the image with R, L, A, P, S or I at its edges, and a scale bar in the lower left corner."""
+    mask, marks = _marks(image.mode, image.size, plane, scale, ink)
+    return Image.composite(marks, image, mask)
+
+
+@lru_cache(64)
+def _marks(
+    mode: str, size: tuple[int, int], plane: Plane, scale: float, ink: str | int
+) -> tuple[Image.Image, Image.Image]:
+    """Return the opacity and the picture of the marks: all frames of a column have the same, drawn once.
+
+    They are drawn on black and on white, which shows how much of the background each pixel lets through.
+    """
+    on_black, on_white = Image.new(mode, size, 0), Image.new(mode, size, 255 if mode == "L" else (255, 255, 255))
+    for image in (on_black, on_white):
+        _draw_marks(image, plane, scale, ink)
+    black, white = (np.asarray(image, np.float32).reshape(size[1], size[0], -1) for image in (on_black, on_white))
+    through = (white - black).mean(-1, keepdims=True) / 255
+    colour = np.where(through < 1, black / np.maximum(1 - through, 1e-3), 0)
+    picture = np.rint(np.clip(colour, 0, 255)).astype(np.uint8)
+    opacity = np.rint(255 * (1 - through[..., 0])).astype(np.uint8)
+    return Image.fromarray(opacity), Image.fromarray(picture if mode == "RGB" else picture[..., 0])
+
+
+def _draw_marks(image: Image.Image, plane: Plane, scale: float, ink: str | int) -> None:
     """Draw R, L, A, P, S or I at the edges, and a scale bar in the lower left corner."""
     draw, (width, height) = ImageDraw.Draw(image), image.size
     left, right, top, bottom = plane.marks

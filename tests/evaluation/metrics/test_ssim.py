@@ -11,7 +11,16 @@ from skimage.metrics import structural_similarity
 
 from medgen.evaluation.metrics import ssim as module
 from medgen.evaluation.metrics import voxelwise as fidelity
-from medgen.evaluation.metrics.ssim import LEVEL_WEIGHTS, halved, mean_ssim, ms_ssim, ssim, ssim_map
+from medgen.evaluation.metrics.ssim import (
+    LEVEL_WEIGHTS,
+    halved,
+    mean_ssim,
+    ms_ssim,
+    ms_ssim_maps,
+    ssim,
+    ssim_and_structure_maps,
+    ssim_map,
+)
 
 SHAPES = [(16, 17, 19), (11, 30, 12), (40, 13, 22)]
 
@@ -197,3 +206,15 @@ def test_ssim_refuses_other_than_volumes_and_a_mask_of_another_shape():
         ssim(np.ones((12, 12)), np.ones((12, 12)), data_range=1)
     with refused("mask-shape-differs"):
         mean_ssim(np.ones((12, 12, 12)), np.ones((12, 12, 11)))
+
+
+def test_both_maps_of_one_pass_equal_those_of_separate_calls():
+    rng = np.random.default_rng(3)
+    x = rng.normal(0, 300, (20, 33, 17)).astype(np.float32)
+    y = x + rng.normal(0, 40, x.shape).astype(np.float32)
+    both = ssim_and_structure_maps(x, y, data_range=4095)
+    for found, luminance in zip(both, (True, False), strict=True):
+        np.testing.assert_array_equal(found, ssim_map(x, y, data_range=4095, luminance=luminance))
+    known, plain = (ms_ssim_maps(x, y, data_range=4095, finest=finest) for finest in (both[1], None))
+    for a, b in zip(known, plain, strict=True):
+        np.testing.assert_array_equal(a, b)
