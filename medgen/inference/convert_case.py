@@ -10,9 +10,16 @@ from medgen.inference.check import check_case
 from medgen.inference.cohort.manifest import Manifest
 from medgen.inference.inputs import check_unchanged, file_states, frame_of_reference_warnings, read_scan, scan_hash
 from medgen.inference.job import Job, Options, errors_recorded
-from medgen.inference.output import check_modality, check_units, sheared_grid_warnings, write_outputs, write_reports
+from medgen.inference.output import (
+    check_grid,
+    check_modality,
+    check_units,
+    sheared_grid_warnings,
+    write_outputs,
+    write_reports,
+)
 from medgen.inference.plan import check_size, check_targets, done_already
-from medgen.inference.predict import translate_case
+from medgen.inference.predict import other_grid_notes, translate_case
 from medgen.io.dicom.derived.write import check_derivable
 from medgen.io.hashes import sha256
 from medgen.io.paths import ENDINGS, has_ending
@@ -34,6 +41,7 @@ def read(job: Job, model: Model, options: Options, manifest: Manifest) -> Job:
     scan, entry = job.scan, job.entry
     with errors_recorded(job):
         check_targets(job, options)
+        check_grid(job.targets, model)
         job.states = file_states(scan)
         entry.input_sha256 = scan_hash(scan)
         done = done_already(job, options, manifest)
@@ -90,3 +98,4 @@ def _add_warnings(job: Job, model: Model) -> None:
     texts = [*job.scan.warnings, *texts, *sheared_grid_warnings(job.targets, job.volumes[0])]
     job.entry.warnings = [*texts, *frame_of_reference_warnings(job.volumes), *odd]
     job.entry.notes = [*job.scan.notes, *(text for volume in job.volumes for text in volume.notes)]
+    job.entry.notes += other_grid_notes(model, job.volumes[0])

@@ -138,6 +138,16 @@ def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:
             )
 
 
+def check_grid(targets: Sequence[Path], model: Model) -> None:
+    """Refuse a DICOM series for a model whose outputs lie on another grid than its input. Raises InputError."""
+    if model.settings.inference.grid == "model" and not all(has_ending(target, ENDINGS) for target in targets):
+        raise InputError(
+            "output-dicom-other-grid",
+            f"{model.folder} writes volumes on its own grid, and a derived DICOM series keeps that of its source; use "
+            "--format nifti",
+        )
+
+
 def sheared_grid_warnings(targets: Sequence[Path], volume: Volume) -> list[str]:
     """A warning if a sheared grid (tilted gantry) is written as NIfTI, which ITK-based programs refuse to read."""
     axes = volume.affine[:3, :3] / volume.spacing

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from medgen.data.slabs import fold, unfold
 from medgen.errors import InputError
 from medgen.inference.kind import check_translates
 from medgen.inference.windows import slide
-from medgen.io.volume import Volume, from_canonical, to_canonical
+from medgen.io.volume import Volume, from_canonical, reordered_like, to_canonical
 from medgen.networks.allocation import memory_kept
 from medgen.networks.blocks.diffusion import scan_within_structures
 from medgen.networks.memory import windows_per_pass
@@ -46,8 +47,9 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
 
     Aligns the volumes to the grid of the first one (data.align), reorients them to canonical axes, resamples them to
     the model's spacing if inference.spacing says so, encodes, translates and decodes them, and returns the outputs on
-    the grid of the first volume. On that grid, source values outside the code's range are copied into the output, see
-    ``codecs.Range.carried``. Output i takes them from source i, or from the first source if there is no source i.
+    the grid of the first volume, or with inference.grid = model on the model's. There, source values outside the code's
+    range are copied into the output, see ``codecs.Range.carried``. Output i takes them from source i, or from the first
+    source if there is no source i.
 
     Args:
         model: on the device to use.
@@ -56,8 +58,8 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
         memory_gb: memory limit of a whole-volume pass, GiB; None: inference.memory_gb.
 
     Returns:
-        One volume per target contrast, with the geometry of the first input and its stored type, or float32 if an
-        integer type is too coarse for the target.
+        One volume per target contrast, with the geometry of the first input (or its field of view at the model's
+        spacing) and its stored type, or float32 if an integer type is too coarse for the target.
 
     Raises:
         InputError: the number of contrasts is not the model's, the grids differ, the settings refuse the spacing, or a
@@ -116,6 +118,9 @@ def restore_case(model: Model, prepared: Prepared, y: np.ndarray) -> list[Volume
         y: output of `translate_array` for ``prepared.x``, with ``maps`` if `gives_maps`.
     """
     codes, grid, own, scan = prepared.codes, prepared.grid, prepared.own, prepared.scan
+    keeps_grid = model.settings.inference.grid == "input"
+    if not keeps_grid:
+        own = grid
     transfer, outputs = model.settings.inference.transfer, []
     maps = _decided(model.generator, y, prepared.x) if gives_maps(model) else None
     for i, target in enumerate(model.target_ranges):
@@ -129,8 +134,19 @@ def restore_case(model: Model, prepared: Prepared, y: np.ndarray) -> list[Volume
         image = _carried(image, own[k].data, codes[k], decode, own[k].padding)
         # Integers are precise enough for HU, but not for a target range such as 0..1, which is stored as float32.
         coarse = np.issubdtype(scan.dtype, np.integer) and decode.high - decode.low < 500
-        outputs.append(scan.replaced(from_canonical(image, scan), np.float32 if coarse else None))
+        dtype = np.float32 if coarse else None
+        if keeps_grid:
+            outputs.append(scan.replaced(from_canonical(image, scan), dtype))
+        else:
+            outputs.append(on_axes_of(scan, grid[k].replaced(image), dtype))
     return outputs
+
+
+def on_axes_of(scan: Volume, volume: Volume, dtype: Any = None) -> Volume:
+    """A canonical volume on another grid than the scan, with the order of the scan's axes and its stored type."""
+    data, affine = reordered_like(volume, scan.affine)
+    kept = {"header": scan.header, "path": scan.path, "unit": scan.unit}
+    return Volume(data, affine, scan.dtype if dtype is None else np.dtype(dtype), **kept)
 
 
 def translate_channels(
@@ -298,6 +314,24 @@ def on_model_grid(volume: Volume, model: Model, *, labels: bool = False) -> Volu
     if np.abs(volume.data).max() > LARGEST:  # e.g. padding with the lowest float32
         volume = volume.replaced(np.clip(volume.data, -LARGEST, LARGEST))
     return resample(volume, model_spacing, labels=labels)
+
+
+def other_grid_notes(model: Model, scan: Volume) -> list[str]:
+    """A note on each way in which a model with inference.grid = model leaves a scan's grid or its training."""
+    if model.settings.inference.grid == "input":
+        return []
+    own, new = to_canonical(scan).spacing, model.info.spacing
+    before, after = (" x ".join(f"{size:.3g}" for size in sizes) for sizes in (own, new))
+    notes = [f"written with voxels of {after} mm, the input has {before} mm"]
+    finer = [axis for axis, a, b in zip(AXES, own, new, strict=True) if a < b * (1 - SAME_SPACING)]
+    if finer:
+        notes.append(f"the output is coarser than the input along {', '.join(finer)}; train at a smaller data.spacing")
+    degradation = model.settings.data.degradation
+    if degradation is not None and degradation.thickness is not None:
+        low, high = degradation.thickness
+        if not low * (1 - SAME_SPACING) <= max(own) <= high * (1 + SAME_SPACING):
+            notes.append(f"the slices are {max(own):.3g} mm apart, and the model restores {low:g} to {high:g} mm")
+    return notes
 
 
 @torch.inference_mode()
