@@ -28,6 +28,7 @@ from medgen.terminology import is_native
 
 DERIVED_FILE_NAME = re.compile(r"\d{5}\.dcm")
 LOWEST_HU, AIR_HU = -3100, -200  # HU padding is at least -3072; a range that includes air starts at or below -200
+DEVIATIONS = "deviation"  # folder beside the outputs, for their standard deviations
 VERDICTS = "verdicts"  # folder beside the series, for the structured reports of their verdicts
 
 
@@ -59,6 +60,18 @@ def write_outputs(
         else:
             changes += write_derived(path, volume, derivation(model, i), volumes[1:], deidentifier)
     return changes
+
+
+def deviation_file(target: Path) -> Path:
+    """Path of the standard deviation of an output, with --samples: of the same name in a folder beside it."""
+    return target.parent / DEVIATIONS / target.name
+
+
+def write_deviations(targets: Sequence[Path], deviations: Sequence[Volume], model: Model) -> None:
+    """Write the standard deviation of each output, if there are any, to ``deviation_file``. Raises InputError."""
+    for i, (target, volume) in enumerate(zip(targets, deviations, strict=False)):
+        text = f"{NOTICE}: deviation of {derivation(model, i).target}, medgen {__version__}"
+        write_volume(deviation_file(target), volume, description=text)
 
 
 def verdict_file(series: Path) -> Path:

@@ -33,6 +33,7 @@ MOST_RESAMPLED = 100  # ratio of spacings; beyond it the header is wrong, and re
 LARGEST = 1e37  # beyond it, weighted sums of float32 may overflow
 NEAR = 2  # voxels; reach of an edge through smoothing and interpolation
 UNCHANGED = 1e-3  # a mask of a generator with ``replace`` below this changes nothing
+Run = Callable[[Tensor], Tensor]
 WINDOW_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
 
 
@@ -335,13 +336,21 @@ def other_grid_notes(model: Model, scan: Volume) -> list[str]:
 
 
 @torch.inference_mode()
-def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = None, maps: bool = False) -> np.ndarray:
+def translate_array(
+    model: Model,
+    x: np.ndarray,
+    *,
+    memory_gb: float | None = None,
+    maps: bool = False,
+    run: Run | None = None,
+) -> np.ndarray:
     """Run the network on a whole array; averages over the mirrored arrays set by inference.mirror.
 
     Args:
         x: (C, X, Y, Z) in code units [-1, 1], on the model's grid, RAS.
         maps: return the probability of the mask and the level of a generator with ``replace``, see
             ``ResidualUNet.maps``.
+        run: (B, C, ...) → (B, C_out, ...), in place of the method's ``translate``.
 
     Returns:
         (C_out, X, Y, Z) float32 in code units; (2, X, Y, Z) for ``maps``.
@@ -349,15 +358,17 @@ def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = No
     axes = [AXES[a] + 1 for a in model.settings.inference.mirror]
     flips = [flip for n in range(len(axes) + 1) for flip in combinations(axes, n)]
     with memory_kept():
-        y = _translate_array(model, x, memory_gb, maps)
+        y = _translate_array(model, x, memory_gb, maps, run)
         for flip in flips[1:]:
-            y += np.flip(_translate_array(model, np.flip(x, flip), memory_gb, maps), flip)
+            y += np.flip(_translate_array(model, np.flip(x, flip), memory_gb, maps, run), flip)
     if len(flips) > 1:
         y /= len(flips)
     return y
 
 
-def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None, maps: bool) -> np.ndarray:
+def _translate_array(
+    model: Model, x: np.ndarray, memory_gb: float | None, maps: bool, run: Run | None = None
+) -> np.ndarray:
     """Run the network once, slab by slab for a 2D model."""
     network, axis, window = model.generator, model.settings.slab_axis, model.settings.inference.window
     bound = memory_gb if memory_gb is not None else model.settings.inference.memory_gb
@@ -366,11 +377,11 @@ def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None, maps:
         batch = torch.from_numpy(
             np.pad(x, [(0, 0), *pad], mode="edge") if any(map(any, pad)) else np.ascontiguousarray(x)
         )[None]
-        y = _pass(model, batch, use_whole(window, network, batch.shape, bound), bound, maps)[0].numpy()
+        y = _pass(model, batch, use_whole(window, network, batch.shape, bound), bound, maps, run)[0].numpy()
     else:
         depth = model.settings.sampling.patch[axis]
         pad[axis] = ((depth - 1) // 2, depth // 2)  # one slab per slice, centred on it
-        y = _slabs(model, np.pad(x, [(0, 0), *pad], mode="edge"), axis, depth, bound)
+        y = _slabs(model, np.pad(x, [(0, 0), *pad], mode="edge"), axis, depth, bound, run)
     cut = tuple(slice(a, a + n) for (a, _), n in zip(pad, x.shape[1:], strict=True))
     return y[:, *cut]
 
@@ -382,7 +393,7 @@ def _padding(n: int, network: nn.Module) -> tuple[int, int]:
     return missing // 2, missing - missing // 2
 
 
-def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float) -> np.ndarray:
+def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float, run: Run | None = None) -> np.ndarray:
     """(C, X, Y, Z) → (C_out, X, Y, Z) with a sliding slab of stride 1; overlapping outputs are averaged."""
     count, together = x.shape[axis + 1] - depth + 1, model.settings.inference.batch
     total, whole = np.zeros(0, np.float32), None
@@ -393,7 +404,7 @@ def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float)
         if whole is None:
             whole = use_whole(model.settings.inference.window, model.generator, batch.shape, memory_gb)
         results = (
-            unfold(_pass(model, batch, whole, memory_gb), axis, depth).movedim(axis + 2, 1).numpy()
+            unfold(_pass(model, batch, whole, memory_gb, run=run), axis, depth).movedim(axis + 2, 1).numpy()
         )  # (slabs, k, C_out, ...)
         if not total.size:
             total = np.zeros((x.shape[axis + 1], *results.shape[2:]), np.float32)
@@ -403,11 +414,15 @@ def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float)
     return np.moveaxis(total / seen[:, None, None, None], 0, axis + 1)
 
 
-def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float, maps: bool = False) -> Tensor:
+def _pass(
+    model: Model, batch: Tensor, whole: bool, memory_gb: float, maps: bool = False, run: Run | None = None
+) -> Tensor:
     """(B, C, ...) → (B, C_out, ...) on the CPU, in one pass or by sliding windows."""
     inference = model.settings.inference
     device = model.device
-    run: Callable[[Tensor], Tensor] = model.generator.maps if maps else model.method.translate  # type: ignore[assignment]
+    if run is None:
+        run = model.generator.maps if maps else model.method.translate  # type: ignore[assignment]
+    assert run is not None
     rounded = inference.precision == "bf16-mixed" or (inference.precision == "auto" and has_bfloat16(device))
     if model.network is not None:
         run, rounded = model.network, False
