@@ -18,6 +18,7 @@ from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
 from medgen.qa.run import named_checks
+from medgen.reports.images.case_images import conversion_scene
 
 INTENSITY = {"source": {"low": -1000, "high": 1000}, "target": {"low": -1000, "high": 1000}}
 METHOD = {"name": "srgan", "generator": {"filters": 4, "blocks": 1}, "weight_gan": 0.0, "weight_features": 0.0}
@@ -115,6 +116,18 @@ def test_the_structure_check_compares_on_the_outputs_grid():
     assert status == "pass", reasons
     status, _, _ = verdict([scan], [out.replaced(out.data[::-1])], ["image"], named_checks("general", None, "cpu"))
     assert status == "fail"
+
+
+def test_the_report_shows_the_input_on_the_outputs_grid(tmp_path):
+    scan = Volume(np.random.default_rng(0).uniform(0, 500, (20, 22, 7)), np.diag([1.0, 1, 3, 1]))
+    write_volume(tmp_path / "scan.nii.gz", scan)
+    write_volume(tmp_path / "out.nii.gz", translate_volume(MODEL, scan))
+    scene = conversion_scene(tmp_path / "scan.nii.gz", tmp_path / "out.nii.gz")
+    assert {column.data.shape for column in scene.columns} == {(20, 22, 21)}
+    other = Volume(np.zeros((20, 22, 21)), np.diag([1.0, 1, 1, 1]) + np.eye(4, k=3) * 40)
+    write_volume(tmp_path / "elsewhere.nii.gz", other)
+    with refused("report-grid-differs"):
+        conversion_scene(tmp_path / "scan.nii.gz", tmp_path / "elsewhere.nii.gz")
 
 
 def test_dicom_outputs_and_exports_are_refused(tmp_path):
