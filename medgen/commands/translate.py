@@ -124,7 +124,7 @@ def translate(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Translate scans; outputs keep the geometry and the format of the input."""
+    """Translate scans; outputs keep the format of the input and its geometry, or its field of view (inference.grid)."""
     from medgen.checkpoint import load_model
     from medgen.inference.check import checks_for
     from medgen.inference.cohort.run import convert

@@ -12,6 +12,7 @@ from small import make_model, small_settings
 
 from medgen.export.network import check_exportable
 from medgen.inference.check import verdict
+from medgen.inference.kind import check_keeps_grid
 from medgen.inference.output import check_grid
 from medgen.inference.predict import other_grid_notes, translate_volume
 from medgen.io.read import read_volume
@@ -134,6 +135,9 @@ def test_dicom_outputs_and_exports_are_refused(tmp_path):
     with refused("output-dicom-other-grid", names="--format nifti"):
         check_grid([tmp_path / "series"], MODEL)
     check_grid([tmp_path / "a.nii.gz"], MODEL)
+    with refused("model-other-grid", names="label maps"):
+        check_keeps_grid(MODEL)
+    check_keeps_grid(make_model())
     with refused("export-model-grid", names="medgen translate"):
         check_exportable(MODEL)
 
