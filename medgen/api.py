@@ -97,8 +97,9 @@ def translate(model: Model, image: Any, *, affine: np.ndarray | None = None, mem
         memory_gb: memory limit of a whole-volume pass in GB; None: that of the model's settings.
 
     Returns:
-        The translation on the input's grid and of the input's type: nibabel image, SimpleITK image, array, or `Volume`
-        for a `Volume` or a path. For a model with several target contrasts, a list of them.
+        The translation on the input's grid (with inference.grid = model: on the model's) and of the input's type:
+        nibabel image, SimpleITK image, array, or `Volume` for a `Volume` or a path. For a model with several target
+        contrasts, a list of them.
 
     Raises:
         InputError: the model cannot translate these images.

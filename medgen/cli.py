@@ -138,7 +138,10 @@ def evaluate(
     ] = None,
     data_range: Annotated[float | None, typer.Option(help="Range for PSNR and SSIM; not needed for HU.")] = None,
     profile: Annotated[
-        str, typer.Option(help="generic; synthrad2023 or synthrad2025 adds its challenge metrics.")
+        str,
+        typer.Option(
+            help="generic; synthrad2023, synthrad2025: metrics of the challenge; restoration: sharpness and noise."
+        ),
     ] = "generic",
     tolerance: Annotated[float, typer.Option(help="Tolerance of the surface Dice in mm.")] = 2.0,
     extractor: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializeAsAny, model_validator
 
 from medgen.methods.base import MethodSettings
-from medgen.types import Outside, Section, slab_axis
+from medgen.types import Outside, Section, Weight, slab_axis
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -15,6 +15,35 @@ Spacing = tuple[Millimetres, Millimetres, Millimetres]
 Channel = Annotated[int, Field(ge=0)]
 # A contrast is named after its folder. No separators or leading dots: output paths must stay in the output folder.
 Contrasts = Annotated[tuple[Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")], ...], Field(min_length=1)]
+
+
+class Degradation(Section):
+    """Keys of ``data.degradation``: how the sources are made from the targets, see ``data.degradation``."""
+
+    thickness: tuple[Millimetres, Millimetres] | None = Field(
+        None, description="smallest and largest distance of thick slices in mm; null: no thick slices"
+    )
+    axes: Annotated[tuple[Literal["x", "y", "z"], ...], Field(min_length=1)] = Field(
+        ("x", "y", "z"), description="axes (RAS) across which the slices are thick; one is drawn for a patch"
+    )
+    profiles: Annotated[tuple[Literal["gaussian", "box"], ...], Field(min_length=1)] = Field(
+        ("gaussian", "box"),
+        description="slice profiles, of which one is drawn for a patch; their width (of the Gaussian: at half maximum) "
+        "is the slice distance",
+    )
+    noise: tuple[Weight, Weight] | None = Field(
+        None, description="CT: smallest and largest standard deviation of the noise that is added, in HU; null: none"
+    )
+
+    @model_validator(mode="after")
+    def _something_to_restore(self) -> "Degradation":
+        if self.thickness is None and self.noise is None:
+            raise ValueError("degradation changes nothing; set degradation.thickness or degradation.noise")
+        for name in ("thickness", "noise"):
+            ends = getattr(self, name)
+            if ends is not None and ends[0] > ends[1]:
+                raise ValueError(f"degradation.{name} starts at {ends[0]:g}, above its end {ends[1]:g}; exchange them")
+        return self
 
 
 class Data(Section):
@@ -91,6 +120,11 @@ class Data(Section):
         description="voxel spacing of the model in mm; median: that of the training images (targets, if paired) along "
         "each axis; null: that of the volumes, which must then agree",
     )
+    degradation: Degradation | None = Field(
+        None,
+        description="for restoration: the source is the target, made worse at random (see data.degradation), so that "
+        "images alone are needed; set sources to the same as targets",
+    )
     cache: Path | None = Field(None, description="folder for decompressed volumes; null: RUN/cache")
 
     @model_validator(mode="before")
@@ -110,6 +144,14 @@ class Data(Section):
         """Without sources there are no pairs, and the images are the first channel of a dataset."""
         if isinstance(values, dict) and values.get("sources") in ([], ()):
             return {"paired": False, "source_channels": (), "target_channels": (0,)} | values
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _degraded_targets(cls, values: Any) -> Any:
+        """With a degradation, the sources are the targets, which are the first channel of a dataset."""
+        if isinstance(values, dict) and values.get("degradation") and "target_channels" not in values:
+            values = {**values, "target_channels": values.get("source_channels", (0,))}
         return values
 
     @model_validator(mode="before")
@@ -144,6 +186,15 @@ class Data(Section):
             raise ValueError(f"sources is empty, so there is nothing for {unsuitable[0]}; remove {unsuitable[0]}")
         if self.paired_domains and not self.domains:
             raise ValueError("paired_domains needs domains; for pairs of a source and a target, set paired")
+        if self.degradation is not None:
+            same = self.sources == self.targets and self.source_channels == self.target_channels
+            if not (same and self.paired and not self.domains):
+                raise ValueError(
+                    "degradation makes the source from the target; set sources to the same as targets, and paired to "
+                    "true"
+                )
+            if self.align != "refuse":
+                raise ValueError("degradation makes pairs on one grid, so there is nothing to align; remove align")
         if self.tissues == 1:
             raise ValueError("tissues is 1, which divides nothing; set tissues to 0, or to 2 or more")
         members = [name for names in (self.class_groups or {}).values() for name in names]
@@ -347,6 +398,11 @@ class Inference(Section):
         description="what is resampled back to the input's grid. difference: the change, which is added to the input "
         "(keeps the input's resolution; same modality only); image: the translated image",
     )
+    grid: Literal["input", "model"] = Field(
+        "input",
+        description="grid of the outputs. model: the input's field of view at the model's spacing, such as isotropic "
+        "volumes from thick slices; volume files only, as a DICOM series keeps the grid of its source",
+    )
     precision: Literal["32-true", "bf16-mixed", "auto"] = Field(
         "32-true",
         description="auto: bfloat16 where the hardware computes in it: faster, with 8 significant bits in every layer, "
@@ -430,6 +486,22 @@ class Settings(Section):
         if data.classes is None:
             raise ValueError(
                 "intensity.source.kind=labels needs data.classes; set it to the number of labels, background included"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _restored_grid(self) -> "Settings":
+        if self.inference.grid == "model":
+            if self.inference.spacing == "ignore" or self.inference.transfer == "difference":
+                raise ValueError(
+                    "inference.grid=model writes the image on the model's grid; set inference.spacing to resample and "
+                    "inference.transfer to image"
+                )
+            if self.label_source or self.generative or self.data.domains:
+                raise ValueError("inference.grid=model is for translations of scans; set it to input")
+        if self.data.degradation is not None and (self.sampling.noise or self.sampling.dose):
+            raise ValueError(
+                "data.degradation draws a worse source from each target; set sampling.noise and sampling.dose to 0"
             )
         return self
 

@@ -17,8 +17,9 @@ from medgen.networks.flow import FlowSettings
 from medgen.networks.generator import GeneratorSettings
 from medgen.networks.ladder import LadderSettings
 from medgen.networks.spade import SPADESettings
+from medgen.networks.srresnet import SRResNetSettings
 from medgen.networks.stylegan import StyleGANSettings
-from medgen.settings import Codec, Data, Inference, Sampling, Train
+from medgen.settings import Codec, Data, Degradation, Inference, Sampling, Train
 from medgen.types import Section
 
 HEAD = """# Every key of a config
@@ -50,6 +51,7 @@ def text() -> str:
     parts = [HEAD]
     for name, model in (
         ("data", Data),
+        ("data.degradation", Degradation),
         ("intensity.source, intensity.target", Codec),
         ("sampling", Sampling),
         ("train", Train),
@@ -68,6 +70,7 @@ def text() -> str:
         ("method.generator of diffusion", DenoiserSettings),
         ("method.generator of flows", FlowSettings),
         ("method.generator of hierarchical_vae", LadderSettings),
+        ("method.generator of srgan", SRResNetSettings),
         ("method.generator of stylegan", StyleGANSettings),
         ("method.generator of vqvae", VQVAESettings),
         ("method.prior of vqvae", PriorSettings),

@@ -18,7 +18,7 @@ from medgen.checkpoint import Model, load_model, read_info
 from medgen.data.labels.codec import LabelTable
 from medgen.data.labels.names import label_named
 from medgen.errors import InputError
-from medgen.inference.kind import check_translates
+from medgen.inference.kind import check_keeps_grid, check_translates
 from medgen.inference.predict import translate_case
 from medgen.inference.synthesize import SHARES, label_map_warnings, make
 from medgen.io.volume import Volume, to_canonical
@@ -123,7 +123,8 @@ def translator(folder: Path, targets: Sequence[str], device: str = "cpu") -> Aug
     """Return an augmenter that translates each case, for example to another contrast phase, and keeps its label.
 
     Raises:
-        InputError: the model has not as many targets as sources, so some channels would get no image.
+        InputError: the model has not as many targets as sources, so some channels would get no image, or its outputs
+            lie on another grid than the label map.
     """
     models = [load_model(folder, device, target=target) for target in (targets or (None,))]
     check_translates(models[0])
@@ -134,6 +135,7 @@ def translator(folder: Path, targets: Sequence[str], device: str = "cpu") -> Aug
             f"{folder} makes {', '.join(data.targets)} from {', '.join(data.sources)}, but a synthetic case needs "
             "an image for every channel; give a model with as many targets as sources",
         )
+    check_keeps_grid(models[0])
     model_record = _model_record(folder, info) | ({"targets": list(targets)} if targets else {})
     ways = tuple(partial(_translate, model) for model in models)
     return Augmenter(ways, model_record, random=False, channels=len(data.sources))

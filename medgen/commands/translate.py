@@ -102,6 +102,14 @@ def translate(
             "--shift-dates", help="With --deidentify: shift dates, by one offset per patient, instead of removing them."
         ),
     ] = False,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Translate each scan N times, by noise, dropout or mirroring as the model has it; writes the mean, "
+            "and to OUTPUT/deviation the standard deviation.",
+        ),
+    ] = None,
     ray: Ray = None,
     workers: Workers = None,
     from_pacs: Annotated[
@@ -116,7 +124,7 @@ def translate(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Translate scans; outputs keep the geometry and the format of the input."""
+    """Translate scans; outputs keep the format of the input and its geometry, or its field of view (inference.grid)."""
     from medgen.checkpoint import load_model
     from medgen.inference.check import checks_for
     from medgen.inference.cohort.run import convert
@@ -155,6 +163,7 @@ def translate(
                     qa_report_sr=qa_report_sr,
                     private=private,
                     cluster=cluster,
+                    samples=samples,
                     overwrite=overwrite,
                     done=run.show,
                     finish=run.end,

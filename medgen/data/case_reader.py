@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from medgen.data.align import align
 from medgen.data.cache import Channels, cached
+from medgen.data.degradation import degraded
+from medgen.data.grid import resample
 from medgen.data.labels.codec import LabelTable, cached_label_map
 from medgen.io.hashes import file_states
 from medgen.io.read import read_volume
-from medgen.io.volume import Volume
+from medgen.io.volume import Volume, to_canonical
 from medgen.settings import Settings
 from medgen.types import Case
 
@@ -45,6 +49,21 @@ class CaseReader:
         """The target contrasts of a case."""
         return self._images(case, "target")
 
+    def degraded(self, case: Case) -> Channels:
+        """The targets of a case, made worse as ``data.degradation`` says, as sources of a validation."""
+        settings = self.settings
+        degradation = settings.data.degradation
+        assert degradation is not None and settings.data.spacing != "median"  # the latter is replaced in prepare
+        intensity, spacing = settings.intensity.source.model_dump(exclude={"follow"}), settings.data.spacing
+
+        def make(path: Path) -> Callable[[], Volume]:
+            return lambda: degraded(_on_spacing(to_canonical(read_volume(path)), spacing), degradation)
+
+        key = f"degraded {degradation.model_dump_json()}"
+        return tuple(
+            cached(self.folder, path, intensity, spacing=spacing, make=make(path), key=key) for path in case.target
+        )
+
     def _images(self, case: Case, side: Side) -> Channels:
         data = self.settings.data
         assert data.spacing != "median"  # replaced in prepare
@@ -78,6 +97,10 @@ class CaseReader:
             return volume
 
         return make
+
+
+def _on_spacing(volume: Volume, spacing: tuple[float, float, float] | None) -> Volume:
+    return volume if spacing is None or np.allclose(volume.spacing, spacing, rtol=0.02) else resample(volume, spacing)
 
 
 def reference_image(case: Case, side: Side, settings: Settings) -> Path:

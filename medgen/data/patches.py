@@ -16,11 +16,13 @@ from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
 
 from medgen.data.cache import Cached, Channels, mapped
+from medgen.data.degradation import Draw
 from medgen.data.intensity import encode_channels
 from medgen.data.labels.codec import LabelTable
 from medgen.data.random_affine import AffineTransform, RandomAffine, cut_patch
 from medgen.data.slabs import fold_batch
 from medgen.errors import InputError
+from medgen.settings import Degradation
 from medgen.types import Batch
 
 AXES = {"x": 0, "y": 1, "z": 2}
@@ -44,6 +46,7 @@ class Patches(Dataset):
             Unpaired, this applies to source patches only.
         body: share of the other patches that is centred near a body voxel; the rest lie anywhere.
         match_position: unpaired: centre the target patch at the same position relative to the body's bounding box.
+        degradation: paired: make each source patch from the target's, see ``data.degradation``.
         flip, rotate, scale, gamma, noise, dose, artefacts: see ``settings.Sampling``.
     """
 
@@ -63,6 +66,7 @@ class Patches(Dataset):
         slab: int | None = None,
         body: float = 0.9,
         match_position: bool = True,
+        degradation: Degradation | None = None,
         flip: tuple[str, ...] = (),
         rotate: float = 0.0,
         scale: float = 0.0,
@@ -79,7 +83,7 @@ class Patches(Dataset):
         self.centres, self.foreground_fraction = centres or {}, foreground_fraction
         self.patch, self.slab = np.asarray(patch), slab
         self.body, self.match_position, self.gamma, self.noise = body, match_position, gamma, noise
-        self.dose = dose
+        self.dose, self.degradation = dose, degradation
         self.spatial = RandomAffine(tuple(AXES[a] for a in flip), rotate, scale)
         # Margin that keeps a rotated patch inside the volume; none along a slab's axis, to sample its end slices too.
         angle = np.deg2rad(min(rotate, 45))
@@ -105,7 +109,8 @@ class Patches(Dataset):
         turn = self.spatial.draw(rng)
         turn_target = turn if paired else self.spatial.draw(rng)
         spacing = source[0].spacing
-        x = self._cut(source, start, turn, spacing)
+        worse = None if self.degradation is None else Draw(self.degradation, spacing, rng)
+        x = self._cut(source, start, turn, spacing, worse)
         y = self._cut(target, start_target, turn_target, spacing if paired else target[0].spacing)
         if self.dose:
             x = _with_dose(x, y, rng.uniform(1 - self.dose, 1 + self.dose))
@@ -182,10 +187,20 @@ class Patches(Dataset):
         inside = np.minimum(np.maximum(start, low), np.maximum(low, high))
         return np.where(low <= high, inside, -((self.patch - shape) // 2))
 
-    def _cut(self, case: Channels, start: np.ndarray, turn: AffineTransform, spacing: tuple[float, ...]) -> np.ndarray:
-        """Encoded patch (C, X, Y, Z); all contrasts get the same transform."""
+    def _cut(
+        self,
+        case: Channels,
+        start: np.ndarray,
+        turn: AffineTransform,
+        spacing: tuple[float, ...],
+        worse: Draw | None = None,
+    ) -> np.ndarray:
+        """Encoded patch (C, X, Y, Z); all contrasts get the same transform and degradation."""
         is_label_map = isinstance(case[0].range, LabelTable)
-        cuts = [cut_patch(c.data, start, self.patch, turn, spacing, labels=is_label_map) for c in case]
+        reach = 0 if worse is None else worse.margin
+        size = self.patch + 2 * reach
+        cuts = [cut_patch(c.data, start - reach, size, turn, spacing, labels=is_label_map) for c in case]
+        cuts = cuts if worse is None else [worse(cut) for cut in cuts]
         return encode_channels([c.range for c in case], cuts)
 
     def _gamma_exponent(self, contrasts: int, rng: np.random.Generator) -> np.ndarray | None:

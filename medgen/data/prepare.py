@@ -172,7 +172,7 @@ def _validation_data(
     cases = []
     for case, domain, partner in _validation_pairs(candidates, domains, settings):
         truths = reader.target(partner) if partner else ()
-        sources = reader.source(case) if case.source else ()
+        sources = (reader.degraded if settings.data.degradation else reader.source)(case) if case.source else ()
         cases.append(ValidationCase(case.name, sources, truths, domain, labels.get(case.name)))
     real_targets: dict[int | None, list[Channels]] = {}
     for name, channels in (_channels([c for c in held_out if c.target], "target", reader) | targets).items():
@@ -237,7 +237,7 @@ def _comparable_with_targets(settings: Settings) -> bool:
         c.model_dump(exclude={"follow", "outside"}) for c in (settings.intensity.source, settings.intensity.target)
     )
     differ = source != target or source["kind"] != "window"
-    return not (settings.data.domains or settings.label_source or differ)
+    return not (settings.data.domains or settings.label_source or settings.data.degradation or differ)
 
 
 def _common_spacing(volumes: list[tuple[str, Channels]], settings: Settings) -> tuple[float, float, float]:

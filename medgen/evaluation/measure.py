@@ -14,7 +14,7 @@ from medgen.errors import InputError
 from medgen.evaluation.folders import check_header_names, read_case
 from medgen.evaluation.metrics import voxelwise as fidelity
 from medgen.evaluation.metrics.catalogue import SLICE_JUMP, pair_metrics
-from medgen.evaluation.metrics.challenges import organ_scores
+from medgen.evaluation.metrics.challenges import ANY_UNIT, organ_scores
 from medgen.evaluation.metrics.image_pair import metrics_by_label, metrics_in_mask
 from medgen.evaluation.metrics.metric import Pair
 from medgen.evaluation.metrics.segmentation import segmentation_scores
@@ -81,7 +81,7 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
             f"{files['reference']} is not in HU (no value at or below -200): PSNR and SSIM need --data-range, the "
             "range of values that such images can have",
         )
-    if measures.profile != "generic" and "reference" in volumes and not hu:
+    if measures.profile not in ANY_UNIT and "reference" in volumes and not hu:
         raise NotHu(
             "metric-not-hu",
             f"{files['reference']} is not in HU (no value at or below -200), and the profile {measures.profile} is "
@@ -175,7 +175,8 @@ def _fidelity(
             columns = [pair_metric.name for pair_metric in pair_metrics(place=place) if pair_metric.name in row]
             metrics |= {f"{prefix}{place}{name}": row[name] for name in columns}
         if measures.profile != "generic":
-            profile_scores = metrics_in_mask(pair, masks.get("mask", masks.get("body")), profile=measures.profile)
+            within = next((masks[name] for name in ("mask", "body", "foreground") if name in masks), None)
+            profile_scores = metrics_in_mask(pair, within, profile=measures.profile)
             metrics |= {f"{prefix}{name}": value for name, value in profile_scores.items()}
         if "labels" in volumes:
             found |= _by_name(metrics_by_label(pair, volumes["labels"].data), measures.names)

@@ -34,6 +34,12 @@ def check_exportable(model: Model) -> None:
         raise InputError(
             "export-needs-scans", f"{model.folder} needs label maps; only models that translate scans can be exported"
         )
+    if settings.inference.grid == "model":
+        raise InputError(
+            "export-model-grid",
+            f"{model.folder} writes volumes on its own grid (inference.grid=model), and exported models keep the grid "
+            "of the scan; use medgen translate",
+        )
     if hasattr(model.method, "sample"):
         raise InputError(
             "export-many-steps",

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from medgen.checkpoint import Model, removes_contrast
+from medgen.data.grid import resample_like
 from medgen.errors import InputError
 from medgen.inference.job import Job
-from medgen.io.volume import Volume, to_canonical
+from medgen.io.volume import Volume, same_geometry, to_canonical
 from medgen.qa.carried import input_findings
 from medgen.qa.case import Reason
 from medgen.qa.check import RANK
@@ -71,7 +72,8 @@ def verdict(
 
     Args:
         volumes: the sources; only the first is used.
-        made: the translated volumes, on the grid of the first source.
+        made: the translated volumes. Where they lie on another grid than the first source (inference.grid), it is
+            interpolated linearly to theirs.
         names: names of the target contrasts; with several, each reason starts with the name.
         known: findings about the input, see `carried.input_findings`.
 
@@ -82,7 +84,9 @@ def verdict(
     source, each = to_canonical(volumes[0]), []
     for volume in map(_as_stored, made):
         try:
-            found, _ = judge({"source": source, "prediction": to_canonical(volume)}, {}, checks, known)
+            output = to_canonical(volume)
+            shown = source if same_geometry(source.geometry, output.geometry) else _on_grid_of(output, source)
+            found, _ = judge({"source": shown, "prediction": output}, {}, checks, known)
         except InputError as error:
             text = f"The structure check could not be done: {error}"
             found = {"status": "review", "reasons": [text], "values": {}, "findings": []}
@@ -94,6 +98,10 @@ def verdict(
             named = [{**finding, "text": f"{name}: {finding['text']}", "contrast": name} for finding in one["findings"]]
             one["findings"] = named
     return worst, [prefix + text for prefix, one in zip(prefixes, each, strict=True) for text in one["reasons"]], each
+
+
+def _on_grid_of(output: Volume, source: Volume) -> Volume:
+    return output.replaced(resample_like(source, output))
 
 
 def _as_stored(volume: Volume) -> Volume:

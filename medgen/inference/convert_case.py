@@ -10,9 +10,18 @@ from medgen.inference.check import check_case
 from medgen.inference.cohort.manifest import Manifest
 from medgen.inference.inputs import check_unchanged, file_states, frame_of_reference_warnings, read_scan, scan_hash
 from medgen.inference.job import Job, Options, errors_recorded
-from medgen.inference.output import check_modality, check_units, sheared_grid_warnings, write_outputs, write_reports
+from medgen.inference.output import (
+    check_grid,
+    check_modality,
+    check_units,
+    sheared_grid_warnings,
+    write_deviations,
+    write_outputs,
+    write_reports,
+)
 from medgen.inference.plan import check_size, check_targets, done_already
-from medgen.inference.predict import translate_case
+from medgen.inference.predict import other_grid_notes, translate_case
+from medgen.inference.uncertainty import translate_samples
 from medgen.io.dicom.derived.write import check_derivable
 from medgen.io.hashes import sha256
 from medgen.io.paths import ENDINGS, has_ending
@@ -34,6 +43,7 @@ def read(job: Job, model: Model, options: Options, manifest: Manifest) -> Job:
     scan, entry = job.scan, job.entry
     with errors_recorded(job):
         check_targets(job, options)
+        check_grid(job.targets, model)
         job.states = file_states(scan)
         entry.input_sha256 = scan_hash(scan)
         done = done_already(job, options, manifest)
@@ -51,7 +61,11 @@ def translate(job: Job, model: Model, options: Options) -> None:
     """Translate the volumes that were read."""
     with errors_recorded(job):
         if job.pending:
-            job.outputs = translate_case(model, job.volumes, memory_gb=options.memory_gb)
+            if options.samples is None:
+                job.outputs = translate_case(model, job.volumes, memory_gb=options.memory_gb)
+            else:
+                count = options.samples
+                job.outputs, job.deviations = translate_samples(model, job.volumes, count, memory_gb=options.memory_gb)
 
 
 def write(job: Job, model: Model, options: Options) -> None:
@@ -65,11 +79,12 @@ def write(job: Job, model: Model, options: Options) -> None:
             check_unchanged(job.scan, job.states)
             deidentifier = None if options.private is None else options.private.deidentifier
             changes = write_outputs(job.targets, job.outputs, job.volumes, model, deidentifier)
+            write_deviations(job.targets, job.deviations, model)
             write_reports(job.targets, verdicts, model, options.qa_report_sr)
             job.entry.changes = dict(changes)
             job.entry.output_sha256 = sha256(job.targets)
             job.entry.status = "converted"
-    job.volumes, job.outputs = [], []
+    job.volumes, job.outputs, job.deviations = [], [], []
     job.entry.seconds = round(job.entry.seconds, 2)
 
 
@@ -90,3 +105,4 @@ def _add_warnings(job: Job, model: Model) -> None:
     texts = [*job.scan.warnings, *texts, *sheared_grid_warnings(job.targets, job.volumes[0])]
     job.entry.warnings = [*texts, *frame_of_reference_warnings(job.volumes), *odd]
     job.entry.notes = [*job.scan.notes, *(text for volume in job.volumes for text in volume.notes)]
+    job.entry.notes += other_grid_notes(model, job.volumes[0])

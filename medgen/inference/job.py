@@ -36,6 +36,7 @@ class Converted:
         series: the ``--series`` option.
         picked: the series of ``input`` that was read.
         deidentified: whether dates were shifted or removed.
+        samples: with --samples, their number ("count") and what varies between them ("from"), see ``uncertainty``.
         changes: number of changes per DICOM attribute by the de-identification.
     """
 
@@ -58,6 +59,7 @@ class Converted:
     series: str | None = None
     picked: str | None = None
     deidentified: str | None = None
+    samples: dict[str, Any] | None = None
     changes: dict[str, int] = field(default_factory=dict)
 
 
@@ -76,6 +78,7 @@ class Job:
     states: dict[Path, tuple[int, ...]] = field(default_factory=dict)  # of its files, see ``file_states``
     volumes: list[Volume] = field(default_factory=list)
     outputs: list[Volume] = field(default_factory=list)
+    deviations: list[Volume] = field(default_factory=list)  # of the outputs, with --samples
 
     @property
     def pending(self) -> bool:
@@ -98,6 +101,7 @@ class Options:
     checks: Checks | None = None
     qa_report_sr: bool = False
     private: Private | None = None
+    samples: int | None = None  # translations of a case, see ``uncertainty``
 
 
 @contextmanager
@@ -117,5 +121,5 @@ def errors_recorded(job: Job) -> Iterator[None]:
     finally:
         entry.seconds += time.monotonic() - started
         if entry.error:
-            job.volumes, job.outputs, entry.status = [], [], "failed"
+            job.volumes, job.outputs, job.deviations, entry.status = [], [], [], "failed"
             entry.verdict, entry.reasons, entry.findings, entry.checks, entry.limits = None, [], [], None, None

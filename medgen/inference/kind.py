@@ -14,6 +14,16 @@ def check_translates(model: Model) -> None:
         )
 
 
+def check_keeps_grid(model: Model) -> None:
+    """Raises InputError for a model whose outputs lie on its own grid, where label maps of its inputs do not fit."""
+    if model.settings.inference.grid == "model":
+        raise InputError(
+            "model-other-grid",
+            f"{model.folder} writes volumes on its own grid (inference.grid=model), where the label maps of the scans "
+            "do not fit; translate the scans with medgen translate and resample the label maps",
+        )
+
+
 def check_generates(model: Model) -> None:
     """Raises InputError for a model that makes its images from others, or that only encodes images."""
     name = model.settings.method.name

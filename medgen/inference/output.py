@@ -28,6 +28,7 @@ from medgen.terminology import is_native
 
 DERIVED_FILE_NAME = re.compile(r"\d{5}\.dcm")
 LOWEST_HU, AIR_HU = -3100, -200  # HU padding is at least -3072; a range that includes air starts at or below -200
+DEVIATIONS = "deviation"  # folder beside the outputs, for their standard deviations
 VERDICTS = "verdicts"  # folder beside the series, for the structured reports of their verdicts
 
 
@@ -59,6 +60,18 @@ def write_outputs(
         else:
             changes += write_derived(path, volume, derivation(model, i), volumes[1:], deidentifier)
     return changes
+
+
+def deviation_file(target: Path) -> Path:
+    """Path of the standard deviation of an output, with --samples: of the same name in a folder beside it."""
+    return target.parent / DEVIATIONS / target.name
+
+
+def write_deviations(targets: Sequence[Path], deviations: Sequence[Volume], model: Model) -> None:
+    """Write the standard deviation of each output, if there are any, to ``deviation_file``. Raises InputError."""
+    for i, (target, volume) in enumerate(zip(targets, deviations, strict=False)):
+        text = f"{NOTICE}: deviation of {derivation(model, i).target}, medgen {__version__}"
+        write_volume(deviation_file(target), volume, description=text)
 
 
 def verdict_file(series: Path) -> Path:
@@ -136,6 +149,16 @@ def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:
                 "output-folder-foreign",
                 f"{target} holds a DICOM series not written by medgen; move it away or choose another output",
             )
+
+
+def check_grid(targets: Sequence[Path], model: Model) -> None:
+    """Refuse a DICOM series for a model whose outputs lie on another grid than its input. Raises InputError."""
+    if model.settings.inference.grid == "model" and not all(has_ending(target, ENDINGS) for target in targets):
+        raise InputError(
+            "output-dicom-other-grid",
+            f"{model.folder} writes volumes on its own grid, and a derived DICOM series keeps that of its source; use "
+            "--format nifti",
+        )
 
 
 def sheared_grid_warnings(targets: Sequence[Path], volume: Volume) -> list[str]:

@@ -10,8 +10,9 @@ from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest
 from medgen.inference.inputs import Scan, scan_grids
 from medgen.inference.job import FORMATS, Converted, Job, Options, errors_recorded
-from medgen.inference.output import VERDICTS, check_outputs, verdict_file
+from medgen.inference.output import VERDICTS, check_outputs, deviation_file, verdict_file
 from medgen.inference.predict import check_windows
+from medgen.inference.uncertainty import source_of_samples
 from medgen.io.names import checked_name, folded
 from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
 
@@ -51,6 +52,14 @@ def check_run(model: Model, output: Path, options: Options) -> None:
             "option-verdict-without-checks",
             "--qa-report-sr writes the verdict, which --qa-limits none turns off; omit one of the two",
         )
+    if options.samples is not None:
+        source_of_samples(model, options.samples)
+        if has_ending(output, ENDINGS) or format == "dicom":
+            raise InputError(
+                "option-samples-files",
+                "--samples writes volume files, and their deviations to a folder beside them; give a folder as output, "
+                "and for DICOM input --format nifti",
+            )
     check_windows(model, options.memory_gb)
 
 
@@ -79,6 +88,8 @@ class Planner:
         single = has_ending(output, ENDINGS)
         several = len(self.contrasts) > 1
         self.folders = [] if single else [output / name for name in self.contrasts] if several else [output]
+        count = options.samples
+        self.samples = None if count is None else {"count": count, "from": source_of_samples(model, count)}
         self.inputs: dict[str, Path] = {}  # output path, folded like on case-insensitive file systems: its input
         self.outputs: dict[str, str] = {}  # manifest key, folded likewise: output
         self.count = 0
@@ -101,6 +112,8 @@ class Planner:
         )
         if private is not None:
             entry.deidentified = private.dates
+        if self.samples is not None:
+            entry.samples = self.samples
         key = scan.case if self.outputs.setdefault(folded(scan.case), entry.output) == entry.output else str(path)
         self.count += 1
         job = Job(scan, entry, targets, key, self.count)
@@ -130,6 +143,11 @@ def check_targets(job: Job, options: Options) -> None:
                 "output-report-not-possible",
                 f"{target} cannot have a report: it is not DICOM, or its case is named verdicts; omit --qa-report-sr",
             )
+    if options.samples is not None and not all(has_ending(target, ENDINGS) for target in job.targets):
+        raise InputError(
+            "option-samples-files",
+            f"{job.scan.files[0]} is DICOM, and --samples writes volume files only; add --format nifti",
+        )
     if options.private is not None:
         options.private.check(job.targets)
     check_outputs(job.targets, job.scan.files)
@@ -144,11 +162,12 @@ def done_already(job: Job, options: Options, manifest: Manifest) -> bool:
         InputError: the output exists and was made from another scan, at another path, for which it would be lost.
     """
     entry = job.entry
-    expected = {k: getattr(entry, k) for k in ("input_sha256", "output", "series", "deidentified")}
+    expected = {k: getattr(entry, k) for k in ("input_sha256", "output", "series", "deidentified", "samples")}
     old = manifest.cases.get(job.key, {})
     if Path(str(old.get("output"))).name != Path(entry.output).name and old.get("input") not in (None, entry.input):
         job.key = entry.input  # a scan in another format has replaced one of this name, whose output and record stay
-    if not manifest.holds(job.key, expected, job.targets):
+    deviations = all(deviation_file(target).exists() for target in job.targets if options.samples is not None)
+    if not deviations or not manifest.holds(job.key, expected, job.targets):
         _check_same_scan(job, manifest.cases.get(job.key, {}))
         return False
     old = manifest.cases[job.key]

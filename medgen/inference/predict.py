@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from medgen.inference.kind import check_translates
 from medgen.inference.layout import Layout, even, fixed
 from medgen.inference.output import AIR_HU
 from medgen.inference.windows import slide
-from medgen.io.volume import Volume, canonical_view, contiguous, from_canonical
+from medgen.io.volume import Volume, canonical_view, contiguous, from_canonical, reordered_like
 from medgen.networks.allocation import memory_kept
 from medgen.networks.blocks.diffusion import scan_within_structures
 from medgen.networks.memory import windows_per_pass
@@ -36,6 +37,7 @@ LARGEST = 1e37  # beyond it, weighted sums of float32 may overflow
 FAINT = 0.1  # code units below the levels of a generator with ``replace``: nothing that low is changed
 NEAR = 2  # voxels; reach of an edge through smoothing and interpolation
 UNCHANGED = 1e-3  # a mask of a generator with ``replace`` below this changes nothing
+Run = Callable[[Tensor], Tensor]
 WINDOW_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
 
 
@@ -50,8 +52,9 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
 
     Aligns the volumes to the grid of the first one (data.align), reorients them to canonical axes, resamples them to
     the model's spacing if inference.spacing says so, encodes, translates and decodes them, and returns the outputs on
-    the grid of the first volume. On that grid, source values outside the code's range are copied into the output, see
-    ``codecs.Range.carried``. Output i takes them from source i, or from the first source if there is no source i.
+    the grid of the first volume, or with inference.grid = model on the model's. There, source values outside the code's
+    range are copied into the output, see ``codecs.Range.carried``. Output i takes them from source i, or from the first
+    source if there is no source i.
 
     Args:
         model: on the device to use.
@@ -60,8 +63,8 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
         memory_gb: memory limit of a whole-volume pass, GiB; None: inference.memory_gb.
 
     Returns:
-        One volume per target contrast, with the geometry of the first input and its stored type, or float32 if an
-        integer type is too coarse for the target.
+        One volume per target contrast, with the geometry of the first input (or its field of view at the model's
+        spacing) and its stored type, or float32 if an integer type is too coarse for the target.
 
     Raises:
         InputError: the number of contrasts is not the model's, the grids differ, the settings refuse the spacing, or a
@@ -128,6 +131,9 @@ def restore_case(model: Model, prepared: Prepared, y: np.ndarray, *, overwrite: 
         overwrite: the volumes may lie in the memory of y, to save as much.
     """
     codes, grid, own, scan = prepared.codes, prepared.grid, prepared.own, prepared.scan
+    keeps_grid = model.settings.inference.grid == "input"
+    if not keeps_grid:
+        own = grid
     transfer, outputs = model.settings.inference.transfer, []
     maps = _decided(model.generator, y, prepared.x) if gives_maps(model) else None
     window = model.settings.intensity.source.kind == "window"
@@ -144,8 +150,19 @@ def restore_case(model: Model, prepared: Prepared, y: np.ndarray, *, overwrite: 
         image = _carried(image, own[k].data, codes[k], decode, own[k].padding)
         # Integers are precise enough for HU, but not for a target range such as 0..1, which is stored as float32.
         coarse = np.issubdtype(scan.dtype, np.integer) and decode.high - decode.low < 500
-        outputs.append(scan.replaced(from_canonical(image, scan, overwrite=True), np.float32 if coarse else None))
+        dtype = np.float32 if coarse else None
+        if keeps_grid:
+            outputs.append(scan.replaced(from_canonical(image, scan, overwrite=True), dtype))
+        else:
+            outputs.append(on_axes_of(scan, grid[k].replaced(image), dtype))
     return outputs
+
+
+def on_axes_of(scan: Volume, volume: Volume, dtype: Any = None) -> Volume:
+    """A canonical volume on another grid than the scan, with the order of the scan's axes and its stored type."""
+    data, affine = reordered_like(volume, scan.affine)
+    kept = {"header": scan.header, "path": scan.path, "unit": scan.unit}
+    return Volume(data, affine, scan.dtype if dtype is None else np.dtype(dtype), **kept)
 
 
 def translate_channels(
@@ -342,9 +359,33 @@ def _has_model_spacing(volume: Volume, model: Model) -> bool:
     return ignored or np.allclose(volume.spacing, model.info.spacing, rtol=SAME_SPACING)
 
 
+def other_grid_notes(model: Model, scan: Volume) -> list[str]:
+    """A note on each way in which a model with inference.grid = model leaves a scan's grid or its training."""
+    if model.settings.inference.grid == "input":
+        return []
+    own, new = canonical_view(scan).spacing, model.info.spacing
+    before, after = (" x ".join(f"{size:.3g}" for size in sizes) for sizes in (own, new))
+    notes = [f"written with voxels of {after} mm, the input has {before} mm"]
+    finer = [axis for axis, a, b in zip(AXES, own, new, strict=True) if a < b * (1 - SAME_SPACING)]
+    if finer:
+        notes.append(f"the output is coarser than the input along {', '.join(finer)}; train at a smaller data.spacing")
+    degradation = model.settings.data.degradation
+    if degradation is not None and degradation.thickness is not None:
+        low, high = degradation.thickness
+        if not low * (1 - SAME_SPACING) <= max(own) <= high * (1 + SAME_SPACING):
+            notes.append(f"the slices are {max(own):.3g} mm apart, and the model restores {low:g} to {high:g} mm")
+    return notes
+
+
 @torch.inference_mode()
 def translate_array(
-    model: Model, x: np.ndarray, *, memory_gb: float | None = None, maps: bool = False, overwrite: bool = False
+    model: Model,
+    x: np.ndarray,
+    *,
+    memory_gb: float | None = None,
+    maps: bool = False,
+    run: Run | None = None,
+    overwrite: bool = False,
 ) -> np.ndarray:
     """Run the network on a whole array; averages over the mirrored arrays set by inference.mirror.
 
@@ -352,6 +393,7 @@ def translate_array(
         x: (C, X, Y, Z) in code units [-1, 1], on the model's grid, RAS.
         maps: return the probability of the mask and the level of a generator with ``replace``, see
             ``ResidualUNet.maps``.
+        run: (B, C, ...) → (B, C_out, ...), in place of the method's ``translate``.
         overwrite: the result may lie in the memory of x, to save as much.
 
     Returns:
@@ -360,15 +402,17 @@ def translate_array(
     axes = [AXES[a] + 1 for a in model.settings.inference.mirror]
     flips = [flip for n in range(len(axes) + 1) for flip in combinations(axes, n)]
     with memory_kept():
-        y = _translate_array(model, x, memory_gb, maps, overwrite and len(flips) == 1)
+        y = _translate_array(model, x, memory_gb, maps, run, overwrite and len(flips) == 1)
         for flip in flips[1:]:
-            y += np.flip(_translate_array(model, np.flip(x, flip), memory_gb, maps, False), flip)
+            y += np.flip(_translate_array(model, np.flip(x, flip), memory_gb, maps, run, False), flip)
     if len(flips) > 1:
         y /= len(flips)
     return y
 
 
-def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None, maps: bool, overwrite: bool) -> np.ndarray:
+def _translate_array(
+    model: Model, x: np.ndarray, memory_gb: float | None, maps: bool, run: Run | None, overwrite: bool
+) -> np.ndarray:
     """Run the network once, slab by slab for a 2D model."""
     network, axis, window = model.generator, model.settings.slab_axis, model.settings.inference.window
     bound = memory_gb if memory_gb is not None else model.settings.inference.memory_gb
@@ -378,11 +422,11 @@ def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None, maps:
         batch = torch.from_numpy(padded)[None]
         whole = use_whole(window, network, batch.shape, bound)
         overwrite = overwrite or not np.may_share_memory(padded, x)
-        y = _pass(model, batch, whole, bound, maps, overwrite)[0].numpy()
+        y = _pass(model, batch, whole, bound, maps, run, overwrite)[0].numpy()
     else:
         depth = model.settings.sampling.patch[axis]
         pad[axis] = ((depth - 1) // 2, depth // 2)  # one slab per slice, centred on it
-        y = _slabs(model, np.pad(x, [(0, 0), *pad], mode="edge"), axis, depth, bound)
+        y = _slabs(model, np.pad(x, [(0, 0), *pad], mode="edge"), axis, depth, bound, run)
     cut = tuple(slice(a, a + n) for (a, _), n in zip(pad, x.shape[1:], strict=True))
     return y[:, *cut]
 
@@ -394,7 +438,7 @@ def _padding(n: int, network: nn.Module) -> tuple[int, int]:
     return missing // 2, missing - missing // 2
 
 
-def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float) -> np.ndarray:
+def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float, run: Run | None = None) -> np.ndarray:
     """(C, X, Y, Z) → (C_out, X, Y, Z) with a sliding slab of stride 1; overlapping outputs are averaged."""
     count, together = x.shape[axis + 1] - depth + 1, model.settings.inference.batch
     total, whole = np.zeros(0, np.float32), None
@@ -405,7 +449,7 @@ def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float)
         if whole is None:
             whole = use_whole(model.settings.inference.window, model.generator, batch.shape, memory_gb)
         results = (
-            unfold(_pass(model, batch, whole, memory_gb), axis, depth).movedim(axis + 2, 1).numpy()
+            unfold(_pass(model, batch, whole, memory_gb, run=run), axis, depth).movedim(axis + 2, 1).numpy()
         )  # (slabs, k, C_out, ...)
         if not total.size:
             total = np.zeros((x.shape[axis + 1], *results.shape[2:]), np.float32)
@@ -416,12 +460,20 @@ def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float)
 
 
 def _pass(
-    model: Model, batch: Tensor, whole: bool, memory_gb: float, maps: bool = False, overwrite: bool = False
+    model: Model,
+    batch: Tensor,
+    whole: bool,
+    memory_gb: float,
+    maps: bool = False,
+    run: Run | None = None,
+    overwrite: bool = False,
 ) -> Tensor:
     """(B, C, ...) → (B, C_out, ...) on the CPU, in one pass or by sliding windows."""
     inference = model.settings.inference
     device = model.device
-    run: Callable[[Tensor], Tensor] = model.generator.maps if maps else model.method.translate  # type: ignore[assignment]
+    if run is None:
+        run = model.generator.maps if maps else model.method.translate  # type: ignore[assignment]
+    assert run is not None
     rounded = inference.precision == "bf16-mixed" or (inference.precision == "auto" and has_bfloat16(device))
     if model.network is not None:
         run, rounded = model.network, False

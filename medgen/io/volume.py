@@ -154,6 +154,13 @@ def from_canonical(data: np.ndarray, like: Volume, *, overwrite: bool = False) -
     return contiguous(data)
 
 
+def reordered_like(volume: Volume, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Data and affine of a canonical volume with its axes in the order and the directions of another grid's."""
+    back = ornt_transform(CANONICAL, orientation(affine))
+    data = contiguous(apply_orientation(volume.data, back))
+    return data, volume.affine @ inv_ornt_aff(back, volume.data.shape)
+
+
 def orientation(affine: np.ndarray) -> np.ndarray:
     """Return nibabel's ``io_orientation`` of the grid, rotated by about 0.2 degrees.
 

@@ -17,11 +17,10 @@ default (docs/decisions/norms.md); D is updated before G.
 from typing import Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from medgen.losses.adversary import AdversarySettings
 from medgen.methods.base import NAME, GenerativeSettings
-from medgen.methods.shared.gan import CodeGAN, codes
+from medgen.methods.shared.gan import CodeGAN
 from medgen.networks.dcgan import CodeGenerator, DCGANSettings
 from medgen.types import DataShape
 
@@ -44,7 +43,3 @@ class DCGAN(CodeGAN):
         self.settings = settings
         G = CodeGenerator(settings.generator, channels=data.out_channels, patch=data.patch)
         super().__init__(settings, G, data.out_channels)
-
-    def draw(self, x: Tensor) -> Tensor:
-        """G(z) of z ~ N(0, 1)."""
-        return self.networks["G"](codes(x, self.settings.generator.latent))

@@ -187,6 +187,6 @@ class Diffusion:
             x = step_back(x, x0, alphas[t], earlier, s.eta, noise)
         return x
 
-    def translate(self, x: Tensor) -> Tensor:
-        """A sample of the targets of x (B, C, X, Y, Z) in [-1, 1], on the same grid; the same noise in each call."""
-        return self.sample(len(x), tuple(x.shape[2:]), torch.Generator("cpu").manual_seed(0), x)
+    def translate(self, x: Tensor, seed: int = 0) -> Tensor:
+        """A sample of the targets of x (B, C, X, Y, Z) in [-1, 1], on the same grid; the same noise for one seed."""
+        return self.sample(len(x), tuple(x.shape[2:]), torch.Generator("cpu").manual_seed(seed), x)

@@ -179,6 +179,7 @@ def _batches(run: Run, data: PatchData) -> Iterator[Batch]:
         paired=settings.data.paired,
         seed=settings.train.seed,
         slab=settings.slab_axis,
+        degradation=settings.data.degradation,
         **settings.sampling.augmentation(len(data.sources or data.targets)),
     )
     return batches(

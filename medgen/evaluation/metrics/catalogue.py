@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medgen.evaluation.metrics import challenges, ssim, voxelwise
+from medgen.evaluation.metrics import challenges, sharpness, ssim, voxelwise
 from medgen.evaluation.metrics.metric import Array, Metric, Pair
 
 PLACES: Mapping[str, str] = {"enhancing_": "in enhancing structures", "body_": "in the body", "mask_": "in the mask"}
@@ -61,6 +61,21 @@ def _gradient_error_map(pair: Pair) -> Array | None:
     if pair.spacing is None:
         return None
     return voxelwise.gradient_error_map(pair.reference, pair.prediction, spacing=pair.spacing)
+
+
+def _edge_sharpness(pair: Pair, mask: Array | None) -> float | None:
+    voxelwise.check_pair(pair.reference, pair.prediction)
+    if pair.spacing is None:
+        return None
+    return sharpness.edge_sharpness(pair.reference, pair.prediction, pair.spacing, mask)
+
+
+def _noise(pair: Pair, mask: Array | None, which: int) -> float | None:
+    voxelwise.check_pair(pair.reference, pair.prediction)
+    if pair.spacing is None:
+        return None
+    found = sharpness.noise_ratios(pair.reference, pair.prediction, pair.spacing, mask)
+    return None if found is None else found[which]
 
 
 MAE = Metric(
@@ -154,11 +169,26 @@ CHALLENGES = (
     replace(_DICE, profile="synthrad2025", places=("",)),
     replace(_HD95, profile="synthrad2025", places=("",)),
 )
+RESTORATION = tuple(
+    Metric(
+        name, label, "", 2, None, about,
+        profile="restoration", needs=("reference", "spacing"), places=("",), within=within,
+    )
+    for name, label, within, about in (
+        ("edge_sharpness", "Edge sharpness", _edge_sharpness,
+         "frequency of 50 % MTF across the reference's edges, over the reference's own; 1 is as sharp"),
+        ("noise", "Noise", partial(_noise, which=0),
+         "standard deviation in the reference's flattest regions, over the reference's own; 1 is as noisy"),
+        ("noise_frequency", "Noise frequency", partial(_noise, which=1),
+         "mean frequency of the noise power spectrum, over the reference's own; below 1 the noise is coarser"),
+    )
+)  # fmt: skip
 METRICS: Sequence[Metric] = (
     *(MAE, RMSE, PSNR, SSIM, MS_SSIM, NCC, GRADIENT_ERROR),
     *SEGMENTATION,
     SLICE_JUMP,
     *CHALLENGES,
+    *RESTORATION,
 )
 
 

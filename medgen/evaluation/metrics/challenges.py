@@ -34,7 +34,12 @@ PROFILES: Mapping[str, str] = {
         "that are missing in the prediction "
         "(https://github.com/SynthRAD2025/evaluation, image_metrics.py and segmentation_metrics.py)"
     ),
+    "restoration": (
+        "in the mask or the body, relative to the reference: frequency at which the MTF across its edges is 50 %, and "
+        "standard deviation and mean frequency of the noise power spectrum in its flattest tenth of regions of 10 mm"
+    ),
 }
+ANY_UNIT = ("generic", "restoration")  # the other profiles are defined for HU
 SYNTHRAD2023 = (-1024.0, 3000.0)  # HU
 SYNTHRAD2025 = (-1024.0, 3071.0)  # HU
 SYNTHRAD_SIZE = 97  # voxels, (7 - 1) * 2**4 + 1: every axis is padded to this size before the five levels

@@ -28,7 +28,7 @@ def measure(
         mask: where to measure (non-zero voxels), such as the body or one label; None for the whole volume.
         profile: a key of `PROFILES`.
         data_range: range of possible values; required by ``generic``, fixed in the other profiles.
-        spacing: mm, for the gradient error of ``generic``; None omits that metric.
+        spacing: mm, for the gradient error of ``generic`` and for ``restoration``; None omits these.
 
     Returns:
         {column: value} of the profile's metrics in `medgen.evaluation.metrics.catalogue`, for example ``mae`` or
@@ -54,7 +54,7 @@ def measure(
             "metric-data-range-unexpected",
             f"the profile {profile} has its own data range; omit data_range or choose generic",
         )
-    return metrics_in_mask(Pair(reference, prediction), mask, profile=profile)
+    return metrics_in_mask(Pair(reference, prediction, spacing=spacing), mask, profile=profile)
 
 
 def metrics_in_mask(

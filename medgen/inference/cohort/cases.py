@@ -98,7 +98,7 @@ class Cases:
 
     def _held(self, job: Job) -> int:
         """Bytes that a translated case holds."""
-        outputs = len(self.model.settings.data.targets)
+        outputs = len(self.model.settings.data.targets) * (1 if self.options.samples is None else 2)
         return sum(v.data.nbytes for v in job.volumes) + outputs * sum(v.data.nbytes for v in job.volumes[:1])
 
     def _writing_extra(self, job: Job) -> int:

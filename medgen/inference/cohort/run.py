@@ -46,6 +46,7 @@ def convert(
     qa_report_sr: bool = False,
     private: Private | None = None,
     cluster: Cluster | None = None,
+    samples: int | None = None,
     overwrite: bool = False,
     done: Callable[[Converted, int, int], None] = lambda *_: None,
     stage: Callable[[str], None] = lambda _: None,
@@ -77,6 +78,8 @@ def convert(
         private: de-identify; files that name inputs (manifest, index of headers) are written to its folder, and
             ``deidentification.csv`` to ``output``. DICOM only.
         cluster: convert on the machines of this cluster, which need access to the same files; None: in this process.
+        samples: translate each scan this often: the outputs are means, and their standard deviations are written to
+            ``output``/deviation; see ``uncertainty``. None: once.
         overwrite: replace the result of another run in ``output`` (see ``io.claim``), or an existing output file.
         done: called after each scan with its result, its number and the number of scans (0: unknown); not called if a
             scan fails again with the same error.
@@ -90,7 +93,7 @@ def convert(
     Raises:
         InputError: there is nothing to convert, or the output cannot be written.
     """
-    options = Options(format, series, memory_gb, checks, qa_report_sr, private)
+    options = Options(format, series, memory_gb, checks, qa_report_sr, private, samples)
     check_translates(model)
     check_run(model, output, options)
     source = require_path(source) if isinstance(source, Path) and watch is None else source
@@ -222,6 +225,8 @@ def _claims(
         return
     about: dict[str, object] = {"command": "translate", "model": model.info.sha256, "target": model.target}
     about |= {"format": options.format, "series": options.series}
+    if options.samples is not None:
+        about["samples"] = options.samples
     about["rules"] = rules and rules.model_dump_json(exclude_defaults=True)
     if isinstance(source, Path):
         about["input"] = source

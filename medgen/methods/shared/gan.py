@@ -1,6 +1,6 @@
-"""GANs from codes: networks, optimizers, the adversarial step and samples. A method adds how it draws images."""
+"""GANs from codes: networks, optimizers, the adversarial step and samples. A method may draw images otherwise."""
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ class CodeGAN:
 
     Args:
         settings: of the method.
-        G: with ``sample(n, shape, generator)``.
+        G: from codes of the length ``latent`` to images; with ``sample(n, shape, generator)``.
         channels: of an image.
         outputs: output maps of D.
     """
@@ -42,8 +42,9 @@ class CodeGAN:
         return optimizers([self.networks["G"]], list(self.adversaries.values()), self._rate, self._betas)
 
     def draw(self, x: Tensor) -> Tensor:
-        """As many new images as there are in x."""
-        raise NotImplementedError
+        """As many new images as there are in x: G(z) of z ~ N(0, 1)."""
+        G = self.networks["G"]
+        return G(codes(x, cast(int, G.latent)))
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of D, then one of G. ``batch``: "target" x (B, C, X, Y, Z) in [-1, 1]."""

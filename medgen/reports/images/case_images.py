@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from medgen.data.body_mask import foreground_threshold, looks_like_hu
+from medgen.data.grid import resample_like
 from medgen.errors import InputError
 from medgen.io.read import read_volume
 from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry, to_canonical
@@ -122,6 +123,8 @@ def case_scene(
     """
     outputs = {"output": files["prediction"]} if predictions is None else predictions
     known = _read_inputs(files, series)
+    if predictions is None and set(known) == {"source"}:
+        known["source"] = _interpolated(known["source"], files["prediction"])
     truth, source = known.get("reference"), known.get("source")
     base = truth or source
     outputs_read = dict(zip(outputs, _read(list(outputs.values()), base), strict=True))
@@ -144,6 +147,23 @@ def case_scene(
     else:
         at = choose_slices(interest(grid.data, other.data, labels))
     return Scene(columns, grid, at, unit, _including(field_of_view(grid.data, grid.spacing), at), marks)
+
+
+def _interpolated(source: Volume, output: Path) -> Volume:
+    """The source on the output's grid, if that has the same field of view with other voxels; else as it is."""
+    volume = to_canonical(read_volume(output))
+    tolerance = 1.01 * max(*source.spacing, *volume.spacing) / 2
+    if same_geometry(source.geometry, volume.geometry) or source.data.shape == volume.data.shape:
+        return source
+    ends = [v.affine @ _outer_corners(v.data.shape) for v in (source, volume)]
+    if np.linalg.norm(ends[0] - ends[1], axis=0).max() > tolerance:
+        return source
+    return volume.replaced(resample_like(source, volume))
+
+
+def _outer_corners(shape: Sequence[int]) -> np.ndarray:
+    """Homogeneous voxel coordinates (4, 8) of the outer corners of a grid."""
+    return np.array([(*corner, 1) for corner in product(*((-0.5, n - 0.5) for n in shape))]).T
 
 
 def _marks(places: Mapping[int, Mapping[str, Sequence[float]]], grid: Volume) -> list[Mark]:
@@ -187,7 +207,8 @@ def conversion_scene(
 ) -> Scene:
     """Return the scene of a conversion without truth: input, output, output − input.
 
-    It starts at the first finding, or where input and output differ most.
+    It starts at the first finding, or where input and output differ most. An output of the input's field of view with
+    other voxels (inference.grid) is shown beside the input interpolated to its grid.
     """
     return case_scene({"source": input_, "prediction": output}, places=places, series=series)
 
