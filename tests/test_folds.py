@@ -42,6 +42,7 @@ def run(tmp_path_factory):
             nib.save(nib.Nifti1Image(image.astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0])), path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("medgen.reports.evaluation._print", lambda *_: None)  # no PDF, which takes seconds
+        patch.setattr("medgen.reports.evaluation._figures", lambda *_: [])
         words = ["train", "mr_t1_to_t2_regression", f"data.root={root / 'cohort'}", *SMALL]
         result = CliRunner().invoke(app, [*words, "--folds", "2", "--out", str(root / "run")])
     assert result.exit_code == 0, result.output
@@ -70,6 +71,7 @@ def test_the_ensemble_translates_as_the_mean_of_its_models(run):
     assert model.info.training_data["training"] == ["p0", "p1", "p2"]
     assert model.info.weights_sha256 not in [m.info.weights_sha256 for m in model.members]
     words = ["translate", str(root / "run/ensemble"), str(root / "cohort/p0/t1.nii.gz"), str(root / "one.nii.gz")]
+    words += ["--no-report", "--qa-limits", "none"]
     assert CliRunner().invoke(app, words).exit_code == 0
     np.testing.assert_allclose(read_volume(root / "one.nii.gz").data, translate_volume(model, scan).data, atol=1)
 
