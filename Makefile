@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check format bench clean
+.PHONY: setup demo test check format bench docs clean
 
 setup: $(VENV)/.ready
 
@@ -33,5 +33,11 @@ format: setup
 bench: setup
 	$(BIN)/python benchmarks/bench.py $(BENCH)
 
+# --strict: a warning is an error.
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open site/index.html"
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site

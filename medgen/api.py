@@ -131,8 +131,8 @@ def convert_cohort(model: Model, source: str | Path, output: str | Path, *, chec
     Raises:
         InputError: nothing to convert, or the output folder cannot be written.
 
-    >>> [(one.case, one.status) for one in medgen.convert_cohort(model, "scans", "converted", checks="none")]
-    [('ct', 'converted')]
+    >>> medgen.convert_cohort(model, "scans", "converted", checks="none")[0].status
+    'converted'
     """
     return convert(model, Path(source), Path(output), checks=checks_for(model, checks))
 
@@ -143,7 +143,8 @@ def compare(
     """Compute fidelity metrics of an image against a reference image.
 
     Args:
-        reference, prediction: images on the same grid.
+        reference: the true image.
+        prediction: the image to measure, on the same grid.
         mask: (X, Y, Z), voxels to include; None: all.
         data_range: range of possible values, for PSNR and SSIM; 4095 HU for CT.
 

@@ -2,6 +2,7 @@
 
 weights.safetensors   the generator, or its moving average if train.ema > 0
 model.json            settings, intensity ranges, grid, fingerprints of the training data, versions, training curve
+ensemble.json         in place of both: names of model folders in this folder, whose translations are averaged
 training-RANK.*       in ``last`` only: all networks, optimizers and memory, for an exact resume
 """
 
@@ -11,7 +12,8 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from medgen.terminology import is_native
 from medgen.types import DataShape
 
 FORMAT = 4
+ENSEMBLE = "ensemble.json"
 MOST_TEXT = 2**28  # bytes of model.json: enough for the fingerprints of 100,000 training scans
 MOST_WEIGHTS = 2**33  # bytes
 MOST_HEADER = 2**24  # bytes of the weight file in addition to the weights
@@ -53,6 +56,7 @@ class Model:
     target: str | None = None  # the chosen target domain, for a model with several
     # Runs the network in place of torch, on the CPU: (B, C, X, Y[, Z]) → its output. The generator then has no weights.
     network: Callable[[Tensor], Tensor] | None = None
+    members: "tuple[Model, ...]" = ()  # of an ensemble: a translation is the mean of theirs
 
     @property
     def generator(self) -> nn.Module:
@@ -155,6 +159,8 @@ def load_model(folder: Path, device: torch.device | str = "cpu", *, target: str 
         InputError: unknown target, not a model folder, another format version, or damaged or modified content.
     """
     folder = recover(model_folder(folder))
+    if (folder / ENSEMBLE).is_file():
+        return _load_ensemble(folder, device, target)
     info, settings = read_info(folder)
     with torch.device("meta"):  # allocate no memory before the file is known to have these shapes
         method = build_method(settings)
@@ -170,6 +176,46 @@ def load_model(folder: Path, device: torch.device | str = "cpu", *, target: str 
     return model
 
 
+def _load_ensemble(folder: Path, device: torch.device | str, target: str | None) -> Model:
+    """Load the models that ``ensemble.json`` names. The joint model has the settings of the first."""
+    place = folder / ENSEMBLE
+    try:
+        names = json.loads(regular(place, MOST_TEXT).read_text())["members"]
+        if (
+            not names
+            or not isinstance(names, list)
+            or not all(isinstance(name, str) and re.fullmatch(r"\w+", name) for name in names)
+        ):
+            raise ValueError("members must be names of folders")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            "model-ensemble-damaged", f"{place} cannot be used ({error}); restore it or write the ensemble again"
+        ) from None
+    members = tuple(load_model(folder / name, device, target=target) for name in names)
+    first, others = members[0], members[1:]
+    for other in others:
+        sides = [(m.settings.data.sources, m.settings.data.targets, m.settings.data.domains) for m in (first, other)]
+        if sides[0] != sides[1]:
+            raise InputError(
+                "model-ensemble-mixed", f"{first.folder} and {other.folder} translate other contrasts; keep one kind"
+            )
+    hashes = "".join(str(member.info.weights_sha256) for member in members)
+    found = [member.info for member in members]
+    joint: dict[str, Any] = {
+        "weights_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+        "training_scans": [list(chain(*scans)) for scans in zip(*(info.training_scans for info in found), strict=True)],
+        "training_targets": [list(chain(*s)) for s in zip(*(info.training_targets for info in found), strict=True)],
+        "training_data": found[0].training_data
+        | {
+            "training": sorted({case for info in found for case in info.training_data.get("training", [])}),
+            "images": {name: case for info in found for name, case in info.training_data.get("images", {}).items()},
+        },
+        "health": sorted({text for info in found for text in info.health}),
+    }
+    info = first.info.model_copy(update=joint)
+    return replace(first, info=info.model_copy(update={"sha256": info.hash()}), folder=folder, members=members)
+
+
 def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
     """Read and check ``model.json``.
 
@@ -180,6 +226,11 @@ def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
         InputError: not a model folder, another format version, or damaged or modified content.
     """
     folder = recover(model_folder(folder))
+    if (folder / ENSEMBLE).is_file():
+        raise InputError(
+            "model-is-ensemble",
+            f"{folder} is an ensemble, which only translate and medgen.load take; give one of the models in it",
+        )
     exported = onnx_file(folder)
     place = exported or folder / "model.json"
     if exported is None and not (folder / "model.json").is_file():

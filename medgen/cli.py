@@ -84,6 +84,13 @@ def train(
     ] = None,
     out: Annotated[Path, typer.Option(help="Run folder; the models are written to its folders last and best.")] = ...,  # type: ignore
     resume: Annotated[bool, typer.Option("--resume", help="Resume training from OUT/last.")] = False,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Cross-validate: override data.folds. Writes OUT/report.html and OUT/ensemble."),
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0.01, help="With auto: time for training, of all folds together.")
+    ] = None,
     accelerator: Annotated[str | None, typer.Option(help="Override train.accelerator: auto, cpu, cuda, mps.")] = None,
     devices: Annotated[int | None, typer.Option(help="Override train.devices: number of processes.")] = None,
     precision: Annotated[str | None, typer.Option(help="Override train.precision, e.g. bf16-mixed.")] = None,
@@ -95,10 +102,20 @@ def train(
     flags = {"accelerator": accelerator, "devices": devices, "precision": precision}
     flag_overrides = [f"train.{key}={value}" for key, value in flags.items() if value is not None]
     given = [*(overrides or []), *flag_overrides]
+    if hours is not None and config != "auto":
+        raise InputError("option-hours-not-auto", "--hours plans a training of auto; set train.minutes instead")
     if config == "auto":
-        settings = settings_for(given, out / "config.yaml" if resume else None)
+        settings = settings_for(given, out / "config.yaml" if resume else None, hours=hours, folds=folds)
     else:
-        settings = load_settings(config_file(config), given)
+        fold_overrides = [] if folds is None else [f"data.folds={folds}"]
+        settings = load_settings(config_file(config), [*given, *fold_overrides])
+    if settings.data.folds is not None:
+        from medgen.commands.folds import cross_validate
+
+        failures = cross_validate(settings, out, overwrite=overwrite, say=print_line)
+        add_result(run=out, models=[out / "ensemble"], report=out / "report.html", failures=failures)
+        finish(failures, len(failures))
+        return
     from medgen.training.loop import saved_steps
     from medgen.training.loop import train as run
 

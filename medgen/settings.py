@@ -83,6 +83,11 @@ class Data(Section):
         description="for a dataset with predefined folds (fold in a datalist's entries, splits_final.json): the fold "
         "used for validation; null: ignore its predefined split and draw a random one",
     )
+    folds: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="cross-validation: number of parts of the patients, for each of which a model is trained that has "
+        "not seen it; fold, split, validation and test are then not used",
+    )
     split: Path | None = Field(None, description="split.json of an earlier run, used instead of a new split")
     align: Literal["refuse", "resample", "rigid", "bspline"] = Field(
         "refuse",

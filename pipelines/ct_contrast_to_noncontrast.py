@@ -11,6 +11,7 @@ interrupted run.
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -33,6 +34,7 @@ DEMO = {"data.test": 0.25, "train.start_from": SHIPPED, "method.lr": 0.0004, "tr
 
 
 def main() -> int:
+    started = time.monotonic()
     arguments = parse()
     out: Path = arguments.out
     overrides = list(arguments.overrides)
@@ -50,7 +52,13 @@ def main() -> int:
         failures = run(settings, out, arguments.beside, arguments.overwrite)
     for failure in failures:
         print_line(f"medgen: error: {failure}", error=True)
+    print(f"done in {(time.monotonic() - started) / 60:.1f} min")
+    print_line(f"open the report and its viewer: {shlex.quote(sys.executable)} -m webbrowser {report_address(out)}")
     return 2 if failures else 0
+
+
+def report_address(out: Path) -> str:
+    return (out / "report.html").resolve().as_uri()
 
 
 def run(settings: Settings, out: Path, beside: str | None = None, overwrite: bool = False) -> list[str]:
@@ -190,12 +198,9 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    started = time.monotonic()
     try:
         code = main()
     except (InputError, FloatingPointError) as error:
         print_line(f"medgen: error: {error}", error=True)
         code = 2
-    if code == 0:
-        print(f"done in {(time.monotonic() - started) / 60:.1f} min")
     sys.exit(code)

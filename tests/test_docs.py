@@ -54,3 +54,28 @@ def test_link_targets_exist(page):
     prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", prose):
         assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+GUIDES = ("which_method.md", "coming_from.md", "index.md", "how-to/plan_a_training.md", "how-to/look_at_a_report.md")
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_commands_options_keys_and_configs_that_guides_name_exist(page):
+    text = (ROOT / "docs" / page).read_text()
+    configs = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+    for name in re.findall(r"`((?:ct|mr|hippocampus)_[a-z0-9_]+)`", text):
+        assert name in configs, name
+    keys = (ROOT / "docs/reference/config.md").read_text()
+    for name in re.findall(r"\b((?:data|train|sampling|inference)\.[a-z_]+)\b", text):
+        assert f"`{name}`" in keys or f"`{name.split('.')[1]}`" in keys, name
+    reference = (ROOT / "docs/reference/cli.md").read_text()
+    for command in re.findall(r"medgen (\w[\w-]*) ", " ".join(re.findall(r"`([^`]+)`", text))):
+        assert f"medgen {command}" in reference, command
+    for option in set(re.findall(r"`(--[a-z][a-z-]+)", text)):
+        assert option in reference, option
+
+
+def test_the_site_has_every_page_and_a_reference_of_the_python_api():
+    settings = (ROOT / "mkdocs.yml").read_text()
+    assert "mkdocstrings" in settings and "nav:" not in settings, "without nav every page is in the menu"
+    assert "::: medgen.api" in (ROOT / "docs/reference/python.md").read_text()

@@ -172,3 +172,13 @@ def test_augment_segmentation_refuses_in_a_sentence(tmp_path):
     ):
         run = augmented(dataset, tmp_path / text, *words)
         assert run.returncode == 2 and text in run.stderr and "Traceback" not in run.stderr
+
+
+def test_the_demo_ends_with_the_line_that_opens_the_report(tmp_path, monkeypatch, capsys):
+    main = runpy.run_path(str(ROOT / "pipelines/ct_contrast_to_noncontrast.py"))["main"]
+    monkeypatch.setitem(main.__globals__, "run", lambda *_: [])
+    monkeypatch.setitem(main.__globals__, "make_cohort", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["demo", "--demo", str(tmp_path / "demo")])
+    assert main() == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith(f"{sys.executable} -m webbrowser {(tmp_path / 'demo/report.html').as_uri()}")

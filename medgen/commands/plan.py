@@ -24,6 +24,15 @@ def plan(
     hours: Annotated[
         float | None, typer.Option(min=0.01, help="Time for training; default: the config's steps.")
     ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Cross-validate: parts of the patients, and trainings; 5 is usual.")
+    ] = None,
+    gpu: Annotated[
+        bool | None, typer.Option("--gpu/--cpu", help="Plan for a machine with or without GPU; default: this one.")
+    ] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(min=0.1, help="Its memory, of the GPU if it has one; default: of this machine.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Look at a cohort and write a config for it, with the reason for each choice as a comment."""
@@ -31,21 +40,25 @@ def plan(
     from medgen.io.claim import claimed_file
     from medgen.training.plan import look
     from medgen.training.plan import plan as planned
+    from medgen.training.plan_size import this_machine
 
     facts = look(cohort, names_of(sources, "--sources"), names_of(targets, "--targets"))
     with claimed_file(out, overwrite=overwrite):
-        write_text(out, planned(facts, hours))
+        write_text(out, planned(facts, hours, folds=folds, machine=this_machine(gpu, memory_gb)))
     add_result(plan=out, found=facts)
     for line in facts.lines():
         print_line(line)
     print_line(f"plan: {out}; train with: medgen train {out} --out RUN")
 
 
-def settings_for(overrides: Sequence[str], earlier: Path | None) -> "Settings":
+def settings_for(
+    overrides: Sequence[str], earlier: Path | None, *, hours: float | None = None, folds: int | None = None
+) -> "Settings":
     """Settings planned for the cohort that the overrides name, and changed by the other overrides.
 
     Args:
         overrides: section.key=value; data.root is required.
+        hours, folds: see `medgen.training.plan.plan`.
         earlier: config of the run that is resumed, which is used as it is if it exists.
 
     Raises:
@@ -69,7 +82,7 @@ def settings_for(overrides: Sequence[str], earlier: Path | None) -> "Settings":
         print_line(line)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plan.yaml"
-        file.write_text(text := planned(facts), encoding="utf-8")
+        file.write_text(text := planned(facts, hours, folds=folds), encoding="utf-8")
         for line in text[text.index("data:") :].splitlines():
             print_line(line)
         return load_settings(file, list(overrides))

@@ -20,8 +20,7 @@ def suggested_range(references: Sequence[Path]) -> str:
 
     Empty if no image can be read.
     """
-    spans = [span for file in references[:MAX_IMAGES] if (span := _span(file)) > 0]
-    if not spans:
+    if not (spans := _spans(references)):
         return ""
     value, sample = (
         round_up(max(spans)),
@@ -47,6 +46,15 @@ def range_warnings(data_range: float, references: Sequence[Path]) -> list[str]:
         f"{max(spans):.4g} from the background to the {PERCENTILE:g}th percentile of the foreground; PSNR and SSIM "
         "mean little"
     ]
+
+
+def fitting_range(references: Sequence[Path]) -> float | None:
+    """Return the range that `suggested_range` suggests; None if no image can be read."""
+    return round_up(max(spans)) if (spans := _spans(references)) else None
+
+
+def _spans(references: Sequence[Path]) -> list[float]:
+    return [span for file in references[:MAX_IMAGES] if (span := _span(file)) > 0]
 
 
 def round_up(value: float) -> float:

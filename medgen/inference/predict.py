@@ -70,11 +70,23 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
         InputError: the number of contrasts is not the model's, the grids differ, the settings refuse the spacing, or a
             scan is constant and its code needs a range.
     """
+    if model.members:
+        return _mean_of_members(model, volumes, memory_gb)
     prepared, maps = prepare_case(model, volumes), gives_maps(model)
     y = translate_array(model, prepared.x, memory_gb=memory_gb, maps=maps, overwrite=not maps)
     if not maps:
         prepared.x = np.empty(0)  # as large as a scan, and not needed any more
     return restore_case(model, prepared, y, overwrite=True)
+
+
+def _mean_of_members(model: Model, volumes: Sequence[Volume], memory_gb: float | None) -> list[Volume]:
+    """The mean of the translations of an ensemble's models, in the units of the image: their codes may differ."""
+    total: list[Volume] = []
+    for member in model.members:
+        made = translate_case(member, volumes, memory_gb=memory_gb)
+        total = [a.replaced(a.data + b.data, a.dtype) for a, b in zip(total, made, strict=True)] if total else made
+    count = np.float32(len(model.members))
+    return [volume.replaced(volume.data / count, volume.dtype) for volume in total]
 
 
 @dataclass

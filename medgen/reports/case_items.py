@@ -8,6 +8,7 @@ from medgen.reports.gaps import Gaps
 from medgen.reports.images.case_images import Scene
 from medgen.reports.images.figures import draw
 from medgen.reports.images.stacks import Stack, stacks
+from medgen.reports.images.volumes import volumes
 
 Places = Mapping[int, Mapping[str, Sequence[float]]]  # {finding number: {"low", "high"} corners in mm, RAS}
 MOST_MARKS = 9
@@ -38,11 +39,13 @@ def case_item(
         checked: for each system its name ("" if it is the only one) and {"status", "reasons", "findings"}, see
             `medgen.qa.run.judge`.
         make: returns the scene with the given locations marked.
-        viewer: add slices for the interactive viewer, see `medgen.reports.images.stacks`.
+        viewer: add volumes and slices for the interactive viewer, see `medgen.reports.images.volumes` and
+            `medgen.reports.images.stacks`.
         static_picture: add a static picture, see `medgen.reports.images.figures`.
     """
     found = gaps.attempt("Findings", lambda: findings(checked), [], case)
     item: dict[str, Any] = {"case": case, "findings": found, "stacks": None, "picture": None, "jumps": {}}
+    item["volumes"] = None
     before = len(gaps.lines)
     places = {entry.number: entry.place for entry in found if entry.number is not None and entry.place is not None}
     scene = gaps.attempt("Picture", lambda: make(places), None, case)
@@ -51,6 +54,7 @@ def case_item(
         if viewer:
             item["stacks"] = gaps.attempt("Slices", lambda: stacks(scene), None, case)
             item["jumps"] = _jumps(item["stacks"] or [])
+            item["volumes"] = gaps.attempt("Linked planes", lambda: volumes(scene), None, case)
         if static_picture:
             item["picture"] = gaps.attempt("Picture", lambda: draw(scene), None, case)
     return item | {"error": " ".join(gaps.lines[before:])}

@@ -15,7 +15,7 @@ from medgen.reports.images.windows import filters
 from medgen.reports.pages import write_page
 
 MOST_FIGURES = 20
-MOST_VIEWERS = 3  # about 2 MB per case
+MOST_VIEWERS = 3  # at most 3.6 MB per case
 
 
 def conversion_report(

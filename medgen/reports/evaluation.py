@@ -25,7 +25,7 @@ from medgen.reports.pdf import missing, write_pdf
 from medgen.reports.results import System, read_systems
 from medgen.reports.tables import number
 
-MOST_FIGURES = 4  # about 2 MB each, so that the page can be sent by e-mail
+MOST_FIGURES = 4  # at most 3.6 MB each, so that the page can be sent by e-mail
 MOST_SYSTEMS = 3  # in one picture
 MOST_PAIRS = 3  # of a synthetic volume and its nearest training volume
 CSV = "text/csv"

@@ -37,7 +37,8 @@ for (const plane of document.querySelectorAll(".plane")) {
   const kind = images[0].src.slice(0, images[0].src.indexOf(",") + 1);
   let stack = null;
   slider.addEventListener("input", () => {
-    stack ??= JSON.parse(plane.querySelector("script").textContent);
+    if (plane.closest(".linked")) return;
+    stack ??= JSON.parse(plane.querySelector("script.frames").textContent);
     images.forEach((image, column) => {
       image.src = kind + stack.frames[column][slider.value];
     });
@@ -53,10 +54,11 @@ for (const plane of document.querySelectorAll(".plane")) {
 for (const button of document.querySelectorAll("button[data-slices]")) {
   button.addEventListener("click", () => {
     const viewer = button.closest("section").querySelector(".viewer");
-    const sliders = viewer.querySelectorAll("input[type=range]");
-    button.dataset.slices.split(",").forEach((slice, plane) => {
-      sliders[plane].value = slice;
-      sliders[plane].dispatchEvent(new Event("input"));
+    const slices = button.dataset.slices.split(",").map(Number);
+    if (viewer.show) viewer.show(slices);
+    else viewer.querySelectorAll(".plane input[type=range]").forEach((slider, plane) => {
+      slider.value = slices[plane];
+      slider.dispatchEvent(new Event("input"));
     });
     viewer.scrollIntoView({ block: "start" });
   });

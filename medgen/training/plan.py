@@ -1,12 +1,12 @@
 """Choose the settings of a training from a cohort: what was found, what was chosen, and why.
 
 A plan is a config that comes with medgen, with values that follow from the data in place of some of its own, and a
-comment at each of these. It is an ordinary YAML file for ``medgen train``.
+comment at each of these. It is an ordinary YAML file for ``medgen train``. Depth, width, patch and batch follow from
+the size of the volumes and from the memory of the machine (`medgen.training.plan_size`).
 """
 
-import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from medgen.io.read import read_geometry, read_volume
 from medgen.io.text import read_text
 from medgen.io.volume import Geometry, Volume, to_canonical
 from medgen.qa.measures.misalignment import misalignment
+from medgen.training.plan_size import Machine, patch_for, size_for, this_machine
 from medgen.types import Case
 
 LOOKED_AT = 8  # cases whose voxels are read
@@ -31,8 +32,6 @@ MEASURED = 4  # pairs whose alignment is measured
 VARIES = 0.1  # relative difference of spacings from which all scans are resampled to one
 MASKED = 0.2  # share of voxels of exactly 0, from which they are a masked background
 REMOVED_HU, REMOVED_ML = (150.0, 100.0), 5.0  # contrast medium: above the first in the source, below in the target
-PATCH_VOXELS = 64**3
-SIDE = 16  # patch sides are multiples of it: 4 halvings
 FEW = 5  # cases below which one is held out for validation
 
 
@@ -139,12 +138,19 @@ def look(root: Path, sources: tuple[str, ...] = ("source",), targets: tuple[str,
     )
 
 
-def plan(facts: Facts, hours: float | None = None) -> str:
+def plan(facts: Facts, hours: float | None = None, *, folds: int | None = None, machine: Machine | None = None) -> str:
     """The YAML text of a config for these facts, with a comment at each choice.
 
     Args:
-        hours: time for training; None: the number of steps of the config that the plan rests on.
+        hours: time for training, of all folds together; None: the number of steps of the config that the plan rests on.
+        folds: parts of the patients for cross-validation; None: one training.
+        machine: what the training will run on; None: this machine.
+
+    Raises:
+        InputError: ``folds`` without pairs, or more folds than patients.
     """
+    machine = this_machine() if machine is None else machine
+    _check_folds(facts, folds)
     base, why = _base(facts)
     values: dict[str, Any] = yaml.safe_load(read_text(config_file(base)))
     reasons: dict[str, str] = {}
@@ -164,15 +170,23 @@ def plan(facts: Facts, hours: float | None = None) -> str:
     share = 0.0 if facts.patients == 1 else round(min(0.5, 1.01 / facts.patients), 3) if few else 0.15
     held_out = "one patient" if few else "15 % of the patients, at least one"
     choose("data", "validation", share, held_out if share else "a single patient: nothing can be held out")
+    about_folds = "one model; 5 would train five, and translate each patient by one that has not seen it"
+    if folds is not None:
+        about_folds = (
+            f"{folds} models, each patient is translated by one that has not seen it, and all form an ensemble"
+        )
+    choose("data", "folds", folds, about_folds)
     choose("data", "align", "refuse" if facts.one_grid or not facts.paired else "resample", _about_grids(facts))
     if facts.removal:
         values["data"]["spacing"] = own["spacing"]
-    _choose_grid(facts, values, choose)
+    _choose_grid(facts, machine, values, choose)
     _choose_codecs(facts, values, choose)
     if "keep_background" in values["method"]:
         choose("method", "keep_background", facts.masked, "masked images" if facts.masked else "no masked background")
     if hours is not None:
-        choose("train", "minutes", round(60 * hours, 1), "the time given; the learning rate falls to 0 at its end")
+        about = "the time given" if folds is None else f"the time given, for each of {folds} folds"
+        minutes = max(0.1, round(60 * hours / (folds or 1), 1))
+        choose("train", "minutes", minutes, f"{about}; the learning rate falls to 0 at its end")
         choose("train", "steps", 1_000_000, "not reached: train.minutes ends the run")
     parse_settings(values, "plan")  # raises if a choice is not valid
     head = [f"Plan for {facts.root}, on the config {base}: {why}.", *facts.lines()]
@@ -192,23 +206,49 @@ def _base(facts: Facts) -> tuple[str, str]:
     return "mr_t1_to_t2_regression", "pairs: regression has the lowest error"
 
 
+def _check_folds(facts: Facts, folds: int | None) -> None:
+    if folds is not None and not facts.paired:
+        raise InputError(
+            "plan-folds-unpaired",
+            f"{facts.root} has no case with both images, so folds cannot be evaluated; leave --folds out",
+        )
+    if folds is not None and facts.patients < folds:
+        raise InputError(
+            "folds-too-many", f"{facts.root} has {facts.patients} patients, fewer than {folds} folds; use fewer folds"
+        )
+
+
 def _about_grids(facts: Facts) -> str:
     if not facts.paired:
         return "unpaired images need no common grid"
     return "pairs lie on one grid" if facts.one_grid else "sources are resampled to the grids of the targets"
 
 
-def _choose_grid(facts: Facts, values: dict[str, Any], choose: Callable[[str, str, Any, str], None]) -> None:
+def _choose_grid(
+    facts: Facts, machine: Machine, values: dict[str, Any], choose: Callable[[str, str, Any, str], None]
+) -> None:
     if facts.removal:
         choose("train", "start_from", "ct-noncontrast", "the model for this task that comes with medgen")
         values["method"]["lr"] = 6e-4
-        return  # the spacing and the patch of that model
+        return  # the spacing, the patch and the network of that model
     if facts.varies or not facts.one_grid:
         choose("data", "spacing", "median", "spacings differ: every scan is resampled to the median one")
     else:
         choose("data", "spacing", None, "all scans have one spacing, which is kept")
-    text = f"of {' x '.join(map(str, facts.voxels))} voxels; at most {PATCH_VOXELS ** (1 / 3):.0f}³ voxels"
-    choose("sampling", "patch", patch_for(facts.voxels), text)
+    generator = values["method"]["generator"]
+    if generator["name"] != "residual_unet":
+        choose("sampling", "patch", patch_for(facts.voxels), _about_patch(facts, machine.patch_voxels))
+        return  # memory of an adversarial training is not estimated
+    size = size_for(facts.voxels, facts.cases, machine, generator, len(facts.sources), len(facts.targets))
+    choose("sampling", "patch", size.patch, _about_patch(facts, size.most_voxels))
+    choose("sampling", "batch", size.batch, f"{size.about_batch}; about {size.memory_gb:.2g} of {machine.about}")
+    generator |= {"levels": size.levels, "filters": size.filters}
+    about = f"levels: {2**size.levels} voxels become 1, and the smallest side of the patch {size.coarsest}"
+    choose("method", "generator", generator, f"{about}; filters: {size.about_filters}")
+
+
+def _about_patch(facts: Facts, most: int) -> str:
+    return f"of {' x '.join(map(str, facts.voxels))} voxels; at most {most ** (1 / 3):.0f}³ voxels"
 
 
 def _choose_codecs(facts: Facts, values: dict[str, Any], choose: Callable[[str, str, Any, str], None]) -> None:
@@ -224,17 +264,6 @@ def _choose_codecs(facts: Facts, values: dict[str, Any], choose: Callable[[str, 
         choose("intensity", side, codec, "no units: the range of each scan")
     if any(facts.hu):
         values["sampling"] |= {"gamma": 0.0, "few_cases": None}
-
-
-def patch_for(voxels: Sequence[int], most: int = PATCH_VOXELS) -> list[int]:
-    """Sides of a patch: multiples of `SIDE` that hold the volume where they can, with at most ``most`` voxels.
-
-    The longest sides are cut first, so that thick slices give a wide and flat patch.
-    """
-    sides = [SIDE * max(1, math.ceil(n / SIDE)) for n in voxels]
-    while math.prod(sides) > most:
-        sides[sides.index(max(sides))] -= SIDE
-    return sides
 
 
 def _canonical(grid: Geometry) -> Geometry:

@@ -73,13 +73,16 @@ class Chromium:
             if not url.startswith(("data:", "about:")) and params.get("type") != "Document":
                 self.problems.append(url)
 
-    def open(self, path, width=1280, height=900, scripts=True):
+    def open(self, path, width=1280, height=900, scripts=True, first=""):
+        """Open a file. ``first``: script that runs before those of the page."""
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.resize(width, height)
         self._events.clear()
+        early = self.call("Page.addScriptToEvaluateOnNewDocument", source=first)["identifier"]
         self.call("Page.navigate", url=path.resolve().as_uri())
         while "Page.loadEventFired" not in self._events:
             self._next()
+        self.call("Page.removeScriptToEvaluateOnNewDocument", identifier=early)
 
     def resize(self, width, height=900):
         self.call(

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from medgen.cli import app
 from medgen.config import load_settings
 from medgen.phantom.cohort import make_patient
-from medgen.training.plan import PATCH_VOXELS, SIDE, look, patch_for, plan
+from medgen.training.plan import look, plan
+from medgen.training.plan_size import PATCH_VOXELS, SIDE, Machine, levels_for, patch_for, size_for, training_gb
 
 
 def save(path, data, mm=(2.0, 2.0, 2.0)):
@@ -36,6 +37,41 @@ def test_patches_are_bounded_and_hold_small_volumes(voxels):
     assert all(side % SIDE == 0 and side >= SIDE for side in sides) and np.prod(sides) <= PATCH_VOXELS
     if np.prod(np.ceil(np.divide(voxels, SIDE)) * SIDE) <= PATCH_VOXELS:
         assert all(side >= n for side, n in zip(sides, voxels, strict=True))
+
+
+UNET = {"filters": 32}
+
+
+def test_a_gpu_gets_the_largest_patch_and_batch_that_fit_and_a_small_one_less(tmp_path):
+    large, small, tiny = (size_for((240, 240, 150), 100, Machine(True, gb), UNET, 1, 1) for gb in (48.0, 8.0, 0.5))
+    assert np.prod(large.patch) > 100**3 and large.batch >= 2
+    assert np.prod(tiny.patch) < np.prod(small.patch) <= np.prod(large.patch)
+    for size, gb in ((large, 48.0), (small, 8.0), (tiny, 0.5)):
+        assert size.memory_gb <= 0.8 * gb and size.levels == levels_for(size.patch) and size.coarsest >= 2
+    cpu = size_for((240, 240, 150), 100, Machine(False, 24.0), UNET, 1, 1)
+    assert np.prod(cpu.patch) <= PATCH_VOXELS and cpu.batch == 2
+    few = size_for((40, 40, 40), 4, Machine(True, 48.0), UNET, 1, 1)
+    assert few.patch == [48, 48, 48] and few.batch == 2 and "small cohort" in few.about_batch
+
+
+def test_depth_follows_the_smallest_side():
+    assert [levels_for(patch) for patch in ([64, 64, 64], [64, 64, 32], [128, 96, 16])] == [4, 4, 3]
+
+
+def test_where_nothing_fits_the_network_is_narrower():
+    weights, one = training_gb((16, 16, 16), 3, 32)
+    size = size_for((16, 16, 16), 9, Machine(True, (weights + one) / 0.8 * 0.9), UNET, 1, 1)
+    assert size.filters == 16 and "fit the memory" in size.about_filters and size.memory_gb <= (weights + one) * 0.9
+
+
+def test_memory_grows_with_patch_width_and_channels():
+    weights, one = training_gb((32, 32, 32), 4, 16)
+    more_weights, more = training_gb((32, 32, 32), 4, 32)
+    assert more_weights > 3 * weights and 1.5 * one < more < 2.5 * one
+    assert training_gb((64, 32, 32), 4, 16)[1] == pytest.approx(2 * one, rel=0.05)
+    # the first layer keeps its input of 8 channels per source, 4 bytes each, at half resolution
+    first = 8 * 16**3 * 4
+    assert training_gb((32, 32, 32), 4, 16, sources=3)[1] - one > 2 * first / 2**30
 
 
 def test_pairs_of_ct_with_and_without_contrast_medium_use_the_shipped_model(tmp_path):
@@ -73,7 +109,25 @@ def test_mr_pairs(tmp_path, masked):
     assert values["method"]["name"] == "regression" and values["method"]["keep_background"] == masked
     assert ("background" in values["intensity"]["source"]) == masked and values["train"]["minutes"] == 30
     assert values["sampling"]["patch"] == [32, 48, 32] and values["data"]["spacing"] is None
+    assert values["method"]["generator"]["levels"] == 4 and values["data"]["folds"] is None
+    assert "# levels: 16 voxels become 1" in text and "filters: as in the config" in text
     assert "# pairs lie on one grid" in text and values["data"]["align"] == "refuse"
+
+
+def test_folds_are_written_and_share_the_time(tmp_path):
+    for i in range(4):
+        save(tmp_path / f"source/p{i}.nii.gz", brain(i))
+        save(tmp_path / f"target/p{i}.nii.gz", brain(i) * 0.5)
+    facts = look(tmp_path)
+    text = plan(facts, hours=2, folds=4)
+    values = yaml.safe_load(text)
+    assert values["data"]["folds"] == 4 and values["train"]["minutes"] == 30 and "# 4 models, each patient" in text
+    with refused("folds-too-many", names="4 patients"):
+        plan(facts, folds=5)
+    for i in range(4):
+        (tmp_path / f"target/p{i}.nii.gz").rename(tmp_path / f"target/q{i}.nii.gz")
+    with refused("plan-folds-unpaired"):
+        plan(look(tmp_path), folds=2)
 
 
 def test_other_grids_are_resampled_and_a_patient_of_few_is_held_out(tmp_path):

@@ -62,6 +62,24 @@ def split_cases(
     return _by_subset(cases, part)
 
 
+def fold_splits(cases: list[Case], folds: int, seed: int = 0) -> list[dict[str, list[Case]]]:
+    """Return a split per fold; each patient is in the validation subset of exactly one, drawn by hash.
+
+    Cases that the dataset holds back for testing are in no subset. Synthetic cases are for training, except where a
+    patient that they contain is held out.
+
+    Raises:
+        InputError: fewer patients than folds.
+    """
+    used = [case for case in cases if case.part != "test"]
+    patients = sorted({case.patient for case in used if not case.synthetic}, key=lambda p: _rank(p, seed))
+    if len(patients) < folds:
+        raise InputError(
+            "folds-too-many", f"there are {len(patients)} patients, fewer than {folds} folds; use fewer folds"
+        )
+    return [_by_subset(used, dict.fromkeys(patients[k::folds], "validation")) for k in range(folds)]
+
+
 def _stated(cases: list[Case], where: str) -> dict[str, str]:
     """Return {patient: stated subset}. Raises InputError if a patient has two."""
     found: dict[str, Case] = {}

@@ -1,7 +1,8 @@
-"""The slices of a case for the page's viewer: one small JPEG per plane, column and slice, all at the same scale.
+"""The slices of a case for the page's sliders: one small JPEG per plane, column and slice, all at the same scale.
 
+The page shows them until its linked planes (`medgen.reports.images.volumes`) are open, or where these cannot open.
 The size is limited: every n-th slice is used, so that all columns together have at most `MOST` frames per plane, and
-the widest plane is `WIDTH` pixels wide. A case takes about 2 MB, regardless of the size and number of its volumes.
+the widest plane is `WIDTH` pixels wide; where the frames of a case take more than `MOST_BYTES`, there are fewer.
 Patient sides are drawn into the image, so that a copied image keeps them; findings are drawn by the page. Frames of CT
 store levels (`medgen.reports.images.windows`), which the page maps to the grey values of a window.
 """
@@ -21,7 +22,8 @@ from medgen.reports.images.figures import MARK, SIGNED
 from medgen.reports.images.slices import PLANES, Plane, View, bar_mm
 from medgen.reports.images.windows import levels
 
-MOST = {"axial": 144, "coronal": 96, "sagittal": 96}  # maximum frames per plane, over all columns
+MOST = {"axial": 96, "coronal": 64, "sagittal": 64}  # maximum frames per plane, over all columns
+MOST_BYTES = 1_200_000  # of all frames of a case, before base64
 WIDTH = 256  # width of the widest plane in pixels
 TALLEST = 512  # maximum height of a plane in pixels; a whole-body scan is drawn smaller
 THINNEST = 8  # minimum side of a frame in pixels
@@ -38,22 +40,27 @@ class Stack:
         plane: name of the plane.
         titles: title of each column.
         frames: one list of JPEGs per column, one JPEG per slice.
+        voxels: index of each slice in the view.
         places: position of each slice ("S 123 mm"), from inferior to superior, posterior to anterior or left to right.
         start: index of the slice shown first.
         share: width as a fraction of the widest plane.
         step_mm: distance between the slices.
         hu: for each column, whether it is CT.
-        marks: boxes of findings in percent of the image, each with the first and the last slice that shows it.
+        sides: patient sides at the image's left, right, top and bottom.
+        marks: boxes of findings in percent of the image, each with the first and the last slice that shows it, and its
+            lowest and highest voxel of the view.
     """
 
     plane: str
     titles: Sequence[str]
     frames: Sequence[Sequence[bytes]]
+    voxels: range
     places: Sequence[str]
     start: int
     share: float
     step_mm: float
     hu: Sequence[bool]
+    sides: Sequence[str]
     marks: Sequence[dict[str, float]]
 
     @property
@@ -74,12 +81,20 @@ def stacks(scene: Scene) -> list[Stack]:
     widest = max(width for width, _ in sizes)
     scale = min(WIDTH / widest, TALLEST / max(height for _, height in sizes))  # pixels per mm
     shares = [max(width / widest, THINNEST / WIDTH) for width, _ in sizes]
-    return [_stack(scene, plane, scale, share) for plane, share in zip(PLANES, shares, strict=True)]
+    most = {name: max(1, frames // len(scene.columns)) for name, frames in MOST.items()}  # per column
+    while True:
+        made = [
+            _stack(scene, plane, scale, share, most[plane.name]) for plane, share in zip(PLANES, shares, strict=True)
+        ]
+        size = sum(stack.size for stack in made)
+        if size <= MOST_BYTES or max(most.values()) == 1:
+            return made
+        most = {name: max(1, int(frames * min(0.9, MOST_BYTES / size))) for name, frames in most.items()}
 
 
-def _stack(scene: Scene, plane: Plane, scale: float, share: float) -> Stack:
+def _stack(scene: Scene, plane: Plane, scale: float, share: float, most: int) -> Stack:
     part, start = scene.view[plane.axis], scene.at[plane.axis]
-    indices = slice_indices(part.start, part.stop, start, max(1, MOST[plane.name] // len(scene.columns)))
+    indices = slice_indices(part.start, part.stop, start, most)
     frames = [
         [frame(column, plane, _at(scene, plane, index), scene, scale) for index in indices] for column in scene.columns
     ]
@@ -87,11 +102,13 @@ def _stack(scene: Scene, plane: Plane, scale: float, share: float) -> Stack:
         plane.name,
         [column.title for column in scene.columns],
         frames,
+        range(indices.start - part.start, indices.stop - part.start, indices.step),
         [scene.place(plane, index) for index in indices],
         indices.index(start) if start in indices else len(indices) // 2,
         share,
         indices.step * scene.grid.spacing[plane.axis],
         [column.hu for column in scene.columns],
+        plane.marks,
         [_mark_of(mark, plane, scene.view, indices) for mark in scene.marks],
     )
 
@@ -110,7 +127,9 @@ def _mark_of(mark: Mark, plane: Plane, view: View, indices: range) -> dict[str, 
         "height": box_height,
     }
     box = {side: round(value, 2) for side, value in box.items()}
-    return {"number": mark.number, "first": min(shown, default=nearest), "last": max(shown, default=nearest)} | box
+    numbers = {"number": mark.number, "first": min(shown, default=nearest), "last": max(shown, default=nearest)}
+    start = view[plane.axis].start
+    return numbers | {"low": round(low - start, 2), "high": round(high - start, 2)} | box
 
 
 def slice_indices(first: int, stop: int, start: int, most: int) -> range:

@@ -137,3 +137,20 @@ def test_the_box_of_a_voxel_is_large_enough_to_be_seen_and_shown_on_the_nearest_
     for plane in stacks(case_scene(files, many, {1: voxel})):
         (mark,) = plane.marks
         assert mark["width"] >= 5 and mark["height"] >= 5 and mark["first"] == mark["last"] == plane.start
+
+
+def test_where_frames_are_large_there_are_fewer_of_them(files, monkeypatch):
+    scene = case_scene(files)
+    full = sum(stack.size for stack in stacks(scene))
+    monkeypatch.setattr("medgen.reports.images.stacks.MOST_BYTES", full // 2)
+    made = stacks(scene)
+    assert full // 4 < sum(stack.size for stack in made) <= full // 2
+    assert all(
+        stack.voxels[stack.start] + scene.view[n].start == scene.at[n] for stack, n in zip(made, (2, 1, 0), strict=True)
+    )
+
+
+def test_the_pictures_of_four_cases_take_less_than_15_mb_in_base64():
+    from medgen.reports.images import stacks, volumes
+
+    assert 4 * (stacks.MOST_BYTES + volumes.MOST_BYTES) * 4 / 3 < 14e6

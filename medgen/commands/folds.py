@@ -1,0 +1,176 @@
+"""Cross-validation: a model for each fold of the patients, one report over all of them, and their ensemble."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from medgen.commands.shared import pick_device
+from medgen.errors import InputError
+from medgen.io.names import print_line
+from medgen.io.paths import ENDINGS
+from medgen.settings import Settings
+from medgen.types import Case
+
+
+def cross_validate(
+    settings: Settings, out: Path, *, overwrite: bool = False, say: Callable[[str], None] = print
+) -> list[str]:
+    """Train a model per fold, translate its held-out patients with it, and evaluate all of them together.
+
+    A restart resumes an interrupted run.
+
+    Args:
+        settings: with ``data.folds``, and pairs of one target contrast.
+        out: receives ``fold_0``, ``fold_1``, ... (training runs with the translations of their held-out patients),
+            ``cases`` (links to the images of all cases), ``results``, ``report.html``, and ``ensemble``, a model folder
+            with all models.
+        overwrite: replace another run in ``out``.
+        say: receives the lines for the user.
+
+    Returns:
+        The failures of conversions and evaluation, a line each.
+
+    Raises:
+        InputError: the settings cannot be cross-validated, or ``out`` holds another run.
+    """
+    from medgen.data.cohort.read import read_cohort
+    from medgen.data.cohort.split import fold_splits, save_split
+    from medgen.io.claim import check_output_is_not_input, claimed
+
+    check_settings(settings)
+    data = settings.data
+    assert data.root is not None and data.folds is not None
+    check_output_is_not_input(out, data.root)
+    cohort = read_cohort(
+        data.root, sources=data.sources, targets=data.targets, patient_pattern=data.patient_pattern, fold=None
+    )
+    pairs = [case for case in cohort.cases if case.source and case.target]
+    if any(any(case.channels) for case in pairs):
+        raise InputError("folds-unsupported", f"{data.root} has channels of 4D files; folds need a file per contrast")
+    splits = fold_splits(pairs, data.folds, settings.train.seed)
+    about = {"command": "train --folds", "data.root": data.root, "settings": _text(settings)}
+    failures: list[str] = []
+    with claimed(out, about, overwrite=overwrite):
+        for k, split in enumerate(splits):
+            counts = f"{len(split['train'])} cases train, {len(split['validation'])} are held out"
+            say(f"fold {k + 1} of {len(splits)}: {counts}")
+            place = out / f"split_{k}.json"
+            save_split(place, split)
+            fold = settings.model_copy(update={"data": data.model_copy(update={"folds": None, "split": place})})
+            failures += _fold(fold, out, k, split["validation"], overwrite, say)
+        write_ensemble([out / f"fold_{k}" / "best" for k in range(len(splits))], out / "ensemble")
+        failures += _evaluate(out, settings, [case for split in splits for case in split["validation"]], len(splits))
+    say(f"report: {out / 'report.html'}")
+    say(f"ensemble of the {len(splits)} models: medgen translate {out / 'ensemble'} INPUT OUTPUT")
+    return failures
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise InputError if a training with these settings cannot be cross-validated."""
+    data, train = settings.data, settings.train
+    reasons = {
+        "data.root is not set": data.root is None,
+        "data.paired is false": not data.paired,
+        "the method translates between domains": bool(data.domains),
+        "the method generates images or paints labels": settings.generative or settings.label_source,
+        "there are several targets": len(data.targets) != 1,
+        "data.split is set": data.split is not None,
+        "train.devices or train.nodes is above 1": train.devices > 1 or train.nodes > 1,
+    }
+    if found := [reason for reason, holds in reasons.items() if holds]:
+        raise InputError(
+            "folds-unsupported", f"folds need pairs of scans with one target and one process, but {found[0]}"
+        )
+
+
+def _text(settings: Settings) -> str:
+    """What determines the run; a longer schedule is still the same run."""
+    return settings.model_dump_json(exclude={"train": {"steps", "minutes"}, "data": {"root", "cache"}})
+
+
+def _fold(
+    settings: Settings, out: Path, k: int, held_out: list[Case], overwrite: bool, say: Callable[[str], None]
+) -> list[str]:
+    """Train the model of fold ``k`` and translate its held-out cases; return the failures."""
+    from medgen.checkpoint import load_model
+    from medgen.inference.check import checks_for
+    from medgen.inference.cohort.run import convert
+    from medgen.training.loop import train
+
+    best = train(settings, out / f"fold_{k}", resume=not overwrite, overwrite=overwrite, say=say)
+    model = load_model(best, pick_device("auto"))
+    links = [_links(case, out / "cases", settings.data.sources) for case in held_out]
+    converted = convert(
+        model, links, out / f"fold_{k}" / "converted", format="nifti", checks=checks_for(model), overwrite=True
+    )
+    for entry in converted:
+        if entry.error is None:
+            _link(Path(entry.output), out / "cases" / "translated" / Path(entry.output).name)
+    return [f"fold {k}: {entry.error}" for entry in converted if entry.error]
+
+
+def _links(case: Case, folder: Path, sources: Sequence[str]) -> tuple[Path, ...]:
+    """Link the images of a case to files with its name, as conversion and evaluation match files by name."""
+    for file, place in [
+        *((file, folder / "source" / name) for file, name in zip(case.source, sources, strict=True)),
+        (case.target[0], folder / "target"),
+    ]:
+        _link(file, place / (case.name + _ending(file)))
+    return tuple(
+        folder / "source" / name / (case.name + _ending(file)) for file, name in zip(case.source, sources, strict=True)
+    )
+
+
+def _ending(file: Path) -> str:
+    """The ending of an image file; "" for a DICOM folder."""
+    return next((ending for ending in ENDINGS if file.name.lower().endswith(ending)), "")
+
+
+def _link(file: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.symlink_to(file.resolve())
+
+
+def write_ensemble(models: Sequence[Path], out: Path) -> None:
+    """Write a model folder whose translations are the mean of those of ``models``; an earlier one is replaced."""
+    from medgen.checkpoint import ENSEMBLE
+    from medgen.io.atomic import atomic_folder, write_text
+
+    names = [f"fold_{k}" for k in range(len(models))]
+    for name, model in zip(names, models, strict=True):
+        with atomic_folder(out / name) as aside:
+            shutil.copytree(model, aside, dirs_exist_ok=True)
+    write_text(out / ENSEMBLE, json.dumps({"members": names}) + "\n")
+
+
+def _evaluate(out: Path, settings: Settings, cases: Sequence[Case], folds: int) -> list[str]:
+    """Evaluate the translations of all folds and write the report; return the failures."""
+    from medgen.data.body_mask import looks_like_hu
+    from medgen.evaluation.console import console_lines
+    from medgen.evaluation.evaluate import evaluate
+    from medgen.evaluation.inputs import Inputs, Options
+    from medgen.evaluation.suggested_range import fitting_range
+    from medgen.io.read import read_volume
+    from medgen.qa.run import named_checks
+    from medgen.reports.evaluation import write_report
+
+    images, patterns = out / "cases", settings.data.patient_pattern
+    inputs = Inputs(
+        prediction=images / "translated",
+        reference=images / "target",
+        source=images / "source" / settings.data.sources[0],
+        cases=[case.name for case in cases if any((images / "translated").glob(f"{case.name}.*"))],
+        patient_pattern=patterns,
+    )
+    checks = named_checks("ct_contrast") if settings.data.removes_contrast else None
+    references = sorted((images / "target").iterdir())
+    units = looks_like_hu(read_volume(references[0]).data)
+    data_range = None if units else fitting_range(references)  # for PSNR and SSIM; the report names it
+    result = evaluate(inputs, out / "results", Options(checks=checks, data_range=data_range))
+    for line in console_lines(result):
+        print_line(line)
+    note = f"Cross-validation with {folds} folds: each case was translated by a model that has not seen its patient."
+    write_report([out / "results"], out / "report.html", title="Cross-validation", notes=[note])
+    return [f"{failure.case}: {failure.error}" for failure in result.failures]

@@ -1,0 +1,113 @@
+"""Cross-validation: each patient is translated by a model that has not seen it, and the models form an ensemble."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from refusal import refused
+from typer.testing import CliRunner
+
+from medgen.checkpoint import load_model, read_info
+from medgen.cli import app
+from medgen.commands.folds import check_settings
+from medgen.config import config_file, load_settings
+from medgen.data.cohort.split import fold_splits
+from medgen.inference.predict import translate_volume
+from medgen.io.read import read_volume
+from medgen.types import Case
+
+SMALL = [
+    "train.steps=2",
+    "train.validate_every=2",
+    "method.generator.filters=4",
+    "method.generator.levels=2",
+    "sampling.batch=1",
+    "sampling.patch=[16, 16, 16]",
+    "sampling.workers=0",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Three patients in folders of their own, one with two scans, in two folds."""
+    root, rng = tmp_path_factory.mktemp("folds"), np.random.default_rng(0)
+    for case in ("p0", "p1", "p2"):
+        grid = np.indices((20, 18, 16)).sum(0) % 7
+        data = 100.0 + 60 * grid + rng.normal(0, 5, grid.shape)
+        for name, image in (("t1", data), ("t2", 900 - data)):
+            path = root / "cohort" / case / f"{name}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(image.astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0])), path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medgen.reports.evaluation._print", lambda *_: None)  # no PDF, which takes seconds
+        patch.setattr("medgen.reports.evaluation._figures", lambda *_: [])
+        words = ["train", "mr_t1_to_t2_regression", f"data.root={root / 'cohort'}", *SMALL]
+        result = CliRunner().invoke(app, [*words, "--folds", "2", "--out", str(root / "run")])
+    assert result.exit_code == 0, result.output
+    return root, result.output
+
+
+def test_every_case_is_measured_once_by_a_model_that_has_not_seen_it(run):
+    root, output = run
+    with (root / "run/results/cases.csv").open() as file:
+        assert sorted(row["case"] for row in csv.DictReader(file)) == ["p0", "p1", "p2"]
+    for k in (0, 1):
+        seen = json.loads((root / f"run/fold_{k}/best/model.json").read_text())["training_data"]["training"]
+        translated = {path.name.split(".")[0] for path in (root / f"run/fold_{k}/converted").glob("*.nii.gz")}
+        assert translated and not translated & set(seen) and translated | set(seen) == {"p0", "p1", "p2"}
+    assert "Cross-validation with 2 folds" in (root / "run/report.html").read_text()
+    assert "ensemble of the 2 models: medgen translate" in output
+
+
+def test_the_ensemble_translates_as_the_mean_of_its_models(run):
+    root, _ = run
+    scan = read_volume(root / "cohort/p0/t1.nii.gz")
+    single = [translate_volume(load_model(root / f"run/fold_{k}/best"), scan).data for k in (0, 1)]
+    model = load_model(root / "run/ensemble")
+    assert np.abs(single[0] - single[1]).max() > 1e-3, "two models"
+    np.testing.assert_allclose(translate_volume(model, scan).data, (single[0] + single[1]) / 2, rtol=1e-5, atol=1e-3)
+    assert model.info.training_data["training"] == ["p0", "p1", "p2"]
+    assert model.info.weights_sha256 not in [m.info.weights_sha256 for m in model.members]
+    words = ["translate", str(root / "run/ensemble"), str(root / "cohort/p0/t1.nii.gz"), str(root / "one.nii.gz")]
+    words += ["--no-report", "--qa-limits", "none"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    np.testing.assert_allclose(read_volume(root / "one.nii.gz").data, translate_volume(model, scan).data, atol=1)
+
+
+def test_a_damaged_or_mixed_ensemble_is_refused_and_other_commands_name_it(run, tmp_path):
+    root, _ = run
+    with refused("model-is-ensemble"):
+        read_info(root / "run/ensemble")
+    for text in ("", "{}", '{"members": []}', '{"members": ["../fold_0"]}', '{"members": "ab"}'):
+        (tmp_path / "ensemble.json").write_text(text)
+        with refused("model-ensemble-damaged"):
+            load_model(tmp_path)
+
+
+def test_folds_hold_each_patient_out_once():
+    cases = [Case(f"c{i}", f"p{i // 2}", part="test" if i == 18 else "") for i in range(20)]
+    cases.append(Case("made", "made", made_of=frozenset({"p0", "p1"})))
+    splits = fold_splits(cases, 4)
+    held = [case.patient for split in splits for case in split["validation"]]
+    assert sorted(set(held)) == sorted({f"p{i}" for i in range(10)}) and len(held) == 19
+    for split in splits:
+        out = {case.patient for case in split["validation"]}
+        assert not out & {case.patient for case in split["train"]} and 2 <= len(out) <= 3
+        assert ("made" in {case.name for case in split["train"]}) == (not out & {"p0", "p1"})
+    with refused("folds-too-many", names="10 patients"):
+        fold_splits(cases, 11)
+
+
+@pytest.mark.parametrize(
+    ("config", "override", "reason"),
+    [
+        ("mr_t1_to_t2_cut", "data.root=x", "data.paired is false"),
+        ("mr_t1_to_t2_regression", "train.nodes=2", "data.root is not set"),
+        ("hippocampus_spade", "data.root=x", "generates images or paints labels"),
+    ],
+)
+def test_what_folds_cannot_do_is_refused(config, override, reason):
+    with refused("folds-unsupported", names=reason):
+        check_settings(load_settings(config_file(config), [override, "data.folds=2"]))
