@@ -135,7 +135,7 @@ def translate(
     check_pacs(from_pacs, query or (), to_pacs, input, output, format, watch)
     if dry_run:
         return preview(model, input, series, rules, watch, from_pacs)
-    private = open_private_folder(input, output, identity_dir, shift_dates, deidentify)
+    private = open_private_folder(input, output, identity_dir, shift_dates, deidentify, overwrite)
     cluster = cluster_of(ray, workers, device)
     loaded = load_model(model, "cpu" if cluster else pick_device(device), target=target)
     checks = checks_for(loaded, qa_limits, segmenter, pick_device(device))

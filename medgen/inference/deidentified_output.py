@@ -74,13 +74,19 @@ class Private:
 
 
 def open_private_folder(
-    source: Path, output: Path, folder: Path | None, shift_dates: bool = False, deidentify: bool = True
+    source: Path,
+    output: Path,
+    folder: Path | None,
+    shift_dates: bool = False,
+    deidentify: bool = True,
+    overwrite: bool = False,
 ) -> Private | None:
     """Open the private folder of a run into ``output``; a new one gets a random key. None if not ``deidentify``.
 
     Args:
         folder: the private folder; None: ``OUTPUT-private`` beside the output.
         deidentify: whether to de-identify.
+        overwrite: the output is replaced, so that its key is not needed.
 
     Raises:
         InputError: options of de-identification although not ``deidentify``; a private folder inside source or output
@@ -112,11 +118,11 @@ def open_private_folder(
                 "deidentify-output-names-inputs",
                 f"{output} holds {name}, which names inputs; choose another output for --deidentify",
             )
-    if (output / REPORT).exists() and not os.path.lexists(folder / "key"):
+    if (output / REPORT).exists() and not os.path.lexists(folder / "key") and not overwrite:
         raise InputError(
             "deidentify-key-missing",
             f"{output} holds series that were de-identified with a key, which {folder} does not have; restore that "
-            "folder (--identity-dir), or choose another output",
+            "folder (--identity-dir), choose another output, or replace the series with --overwrite",
         )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -304,6 +304,7 @@ NO_RANDOMNESS = {  # no draws that differ between processes, and no pool, which 
     "glo": {"generator": {"norm": "group"}},
     "imle": {"generator": {"norm": "group"}},
     "lesion_gan": {"noise": 0, "adversary": {"pool": 0}},
+    "srgan": {"generator": {}},  # has no norm
     "spade": {"generator": {"latent": 0, "norm": "none"}},
     "vae_gan": {"adversary": {"pool": 0}},
 }
