@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -14,8 +16,10 @@ from medgen.cli import app
 from medgen.commands.folds import check_settings
 from medgen.config import config_file, load_settings
 from medgen.data.cohort.split import fold_splits
+from medgen.inference import predict
 from medgen.inference.predict import translate_volume
 from medgen.io.read import read_volume
+from medgen.io.volume import Volume
 from medgen.types import Case
 
 SMALL = [
@@ -33,7 +37,7 @@ SMALL = [
 def run(tmp_path_factory):
     """Three patients in folders of their own, one with two scans, in two folds."""
     root, rng = tmp_path_factory.mktemp("folds"), np.random.default_rng(0)
-    for case in ("p0", "p1", "p2"):
+    for case in ("p0", "p[1]", "p2"):
         grid = np.indices((20, 18, 16)).sum(0) % 7
         data = 100.0 + 60 * grid + rng.normal(0, 5, grid.shape)
         for name, image in (("t1", data), ("t2", 900 - data)):
@@ -52,13 +56,40 @@ def run(tmp_path_factory):
 def test_every_case_is_measured_once_by_a_model_that_has_not_seen_it(run):
     root, output = run
     with (root / "run/results/cases.csv").open() as file:
-        assert sorted(row["case"] for row in csv.DictReader(file)) == ["p0", "p1", "p2"]
+        assert sorted(row["case"] for row in csv.DictReader(file)) == ["p0", "p2", "p[1]"]
     for k in (0, 1):
         seen = json.loads((root / f"run/fold_{k}/best/model.json").read_text())["training_data"]["training"]
         translated = {path.name.split(".")[0] for path in (root / f"run/fold_{k}/converted").glob("*.nii.gz")}
-        assert translated and not translated & set(seen) and translated | set(seen) == {"p0", "p1", "p2"}
+        assert translated and not translated & set(seen) and translated | set(seen) == {"p0", "p[1]", "p2"}
     assert "Cross-validation with 2 folds" in (root / "run/report.html").read_text()
     assert "ensemble of the 2 models: medgen translate" in output
+
+
+def test_folds_of_a_cohort_that_grew_are_not_those_of_the_run(run, tmp_path):
+    root, _ = run
+    shutil.copytree(root / "cohort", tmp_path / "cohort")
+    shutil.copytree(root / "run", tmp_path / "run", symlinks=True)
+    for name in ("t1", "t2"):
+        (tmp_path / "cohort/p3").mkdir(exist_ok=True)
+        shutil.copy(root / f"cohort/p0/{name}.nii.gz", tmp_path / f"cohort/p3/{name}.nii.gz")
+    words = ["train", "mr_t1_to_t2_regression", f"data.root={tmp_path / 'cohort'}", *SMALL, "--folds", "2"]
+    with refused("folder-not-empty", names="folds"):
+        raise CliRunner().invoke(app, [*words, "--out", str(tmp_path / "run")]).exception
+
+
+def test_what_is_equal_in_all_members_stays_exact(run):
+    """Values beyond the range and padding: neither rounded by the mean nor too large for a sum."""
+    root, _ = run
+    model = load_model(root / "run/ensemble")
+    members = [replace(model, members=())] * 3
+    data = np.full((4, 4, 4), 1200.37, np.float32)
+    data[0] = np.finfo(np.float32).min
+    with pytest.MonkeyPatch.context() as patch:
+        inner = predict.translate_case
+        given = lambda m, volumes, **options: inner(m, volumes, **options) if m.members else [volumes[0]]  # noqa: E731
+        patch.setattr(predict, "translate_case", given)
+        (made,) = given(replace(model, members=members), [Volume(data, np.eye(4), np.dtype(np.float32))])
+    np.testing.assert_array_equal(made.data, data)
 
 
 def test_the_ensemble_translates_as_the_mean_of_its_models(run):
@@ -68,7 +99,7 @@ def test_the_ensemble_translates_as_the_mean_of_its_models(run):
     model = load_model(root / "run/ensemble")
     assert np.abs(single[0] - single[1]).max() > 1e-3, "two models"
     np.testing.assert_allclose(translate_volume(model, scan).data, (single[0] + single[1]) / 2, rtol=1e-5, atol=1e-3)
-    assert model.info.training_data["training"] == ["p0", "p1", "p2"]
+    assert model.info.training_data["training"] == ["p0", "p2", "p[1]"]
     assert model.info.weights_sha256 not in [m.info.weights_sha256 for m in model.members]
     words = ["translate", str(root / "run/ensemble"), str(root / "cohort/p0/t1.nii.gz"), str(root / "one.nii.gz")]
     words += ["--no-report", "--qa-limits", "none"]

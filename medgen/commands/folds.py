@@ -1,5 +1,6 @@
 """Cross-validation: a model for each fold of the patients, one report over all of them, and their ensemble."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from medgen.commands.shared import pick_device
 from medgen.errors import InputError
 from medgen.io.names import print_line
-from medgen.io.paths import ENDINGS
+from medgen.io.paths import ENDINGS, case_name
 from medgen.settings import Settings
 from medgen.types import Case
 
@@ -49,18 +50,21 @@ def cross_validate(
     if any(any(case.channels) for case in pairs):
         raise InputError("folds-unsupported", f"{data.root} has channels of 4D files; folds need a file per contrast")
     splits = fold_splits(pairs, data.folds, settings.train.seed)
-    about = {"command": "train --folds", "data.root": data.root, "settings": _text(settings)}
+    held_out = [[case for case in split["validation"] if not case.synthetic] for split in splits]
+    cases = json.dumps([{part: [case.name for case in split[part]] for part in split} for split in splits])
+    dealt = hashlib.sha256(cases.encode()).hexdigest()  # a case more or less deals all folds anew
+    about = {"command": "train --folds", "data.root": data.root, "folds": dealt, "settings": _text(settings)}
     failures: list[str] = []
     with claimed(out, about, overwrite=overwrite):
         for k, split in enumerate(splits):
-            counts = f"{len(split['train'])} cases train, {len(split['validation'])} are held out"
+            counts = f"{len(split['train'])} cases train, {len(held_out[k])} are held out"
             say(f"fold {k + 1} of {len(splits)}: {counts}")
             place = out / f"split_{k}.json"
             save_split(place, split)
             fold = settings.model_copy(update={"data": data.model_copy(update={"folds": None, "split": place})})
-            failures += _fold(fold, out, k, split["validation"], overwrite, say)
+            failures += _fold(fold, out, k, held_out[k], overwrite, say)
         write_ensemble([out / f"fold_{k}" / "best" for k in range(len(splits))], out / "ensemble")
-        failures += _evaluate(out, settings, [case for split in splits for case in split["validation"]], len(splits))
+        failures += _evaluate(out, settings, [case for fold in held_out for case in fold], len(splits))
     say(f"report: {out / 'report.html'}")
     say(f"ensemble of the {len(splits)} models: medgen translate {out / 'ensemble'} INPUT OUTPUT")
     return failures
@@ -156,13 +160,14 @@ def _evaluate(out: Path, settings: Settings, cases: Sequence[Case], folds: int) 
     from medgen.qa.run import named_checks
     from medgen.reports.evaluation import write_report
 
-    images, patterns = out / "cases", settings.data.patient_pattern
+    images = out / "cases"
+    made = {case_name(path) for path in (images / "translated").iterdir()}
     inputs = Inputs(
         prediction=images / "translated",
         reference=images / "target",
         source=images / "source" / settings.data.sources[0],
-        cases=[case.name for case in cases if any((images / "translated").glob(f"{case.name}.*"))],
-        patient_pattern=patterns,
+        cases=[case.name for case in cases if case.name in made],
+        patients={case.name: case.patient for case in cases},
     )
     checks = named_checks("ct_contrast") if settings.data.removes_contrast else None
     references = sorted((images / "target").iterdir())

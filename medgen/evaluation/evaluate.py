@@ -72,6 +72,7 @@ def evaluate(inputs: Inputs, out: Path, options: Options | None = None) -> Evalu
     folders = match_folders(inputs.by_role, inputs.cases)
     measures, results = _prepare(folders, inputs, options)
     patients, synthetic = patients_of(folders, inputs.patient_pattern)
+    patients |= inputs.patients or {}
     manifest = read_manifest(folders.inputs_by_role["prediction"])
     _make_folder(out)
     started = time.monotonic()

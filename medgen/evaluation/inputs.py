@@ -1,6 +1,6 @@
 """Inputs and options of `evaluate`, which are checked before the long computation starts."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class Inputs:
         cases: names of the cases to measure, such as a test split; None for all.
         patient_pattern: regular expression that extracts the patient from a case name (its first group if it has
             one), for confidence intervals over patients; None: each case is a patient.
+        patients: {case: patient}, of which a data set says it; in place of the pattern.
     """
 
     prediction: Path
@@ -50,6 +51,7 @@ class Inputs:
     training_images: Path | None = None
     cases: Collection[str] | None = None
     patient_pattern: str | None = None
+    patients: Mapping[str, str] | None = None
 
     @property
     def by_role(self) -> dict[str, Path | None]:

@@ -81,12 +81,13 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
 
 def _mean_of_members(model: Model, volumes: Sequence[Volume], memory_gb: float | None) -> list[Volume]:
     """The mean of the translations of an ensemble's models, in the units of the image: their codes may differ."""
-    total: list[Volume] = []
-    for member in model.members:
+    mean: list[Volume] = []
+    for count, member in enumerate(model.members, 1):
         made = translate_case(member, volumes, memory_gb=memory_gb)
-        total = [a.replaced(a.data + b.data, a.dtype) for a, b in zip(total, made, strict=True)] if total else made
-    count = np.float32(len(model.members))
-    return [volume.replaced(volume.data / count, volume.dtype) for volume in total]
+        # Moved by the difference, what is equal in all (carried values, padding) stays exact and cannot overflow.
+        moved = (a.data + (b.data - a.data) / np.float32(count) for a, b in zip(mean, made, strict=False))
+        mean = [a.replaced(data, a.dtype) for a, data in zip(mean, moved, strict=True)] if mean else made
+    return mean
 
 
 @dataclass

@@ -116,8 +116,8 @@ def encoding(
     The rescale of the source is kept if the values fit into the format of the source, or into 16 bits, signed or
     unsigned. Nothing is clipped, and values that the source could represent are represented exactly. Another rescale is
     fitted to the value range of the series if the values do not fit, or if the steps of the source are too coarse: over
-    1 HU where 16 bits can do better, or less than 500 of them for values that are not integers (maximum error: half a
-    step, 1/131068 of the range).
+    1 HU, where steps of 1 HU hold all values of the source; or less than 500 of them, for values that are not integers
+    (maximum error: half a step, 1/131068 of the range).
 
     Args:
         data: (X, Y, Z) modality values, slice k at [:, :, k].
@@ -130,8 +130,9 @@ def encoding(
         own = Format(own.allocated, own.allocated, True)
     low, high = np.inf, -np.inf
     exact, fine_enough = True, True
-    # Such as 8 bits with a slope of 16. If steps of 1 HU do not span the values, all carried ones stay exact instead.
-    coarse = integral and max(abs(slope) for slope, _ in rescale) > 1 and data.max() - data.min() <= 65535
+    # Such as 8 bits with a slope of 16. Where steps of 1 HU cannot store carried values exactly, the source's are kept.
+    whole = all(number.is_integer() for pair in rescale for number in pair) and data.max() - data.min() <= 65535
+    coarse = integral and whole and max(abs(slope) for slope, _ in rescale) > 1
     for k, (slope, intercept) in enumerate(rescale):
         steps = _steps(data[:, :, k], (slope, intercept))
         nearest = np.rint(steps)
