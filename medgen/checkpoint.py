@@ -41,6 +41,7 @@ from medgen.types import DataShape
 FORMAT = 4
 ENSEMBLE = "ensemble.json"
 MOST_TEXT = 2**28  # bytes of model.json: enough for the fingerprints of 100,000 training scans
+INNER_LIST = re.compile(r'\[\n[^][{}"]*\]')  # of numbers; model.json has each on one line, because there are thousands
 MOST_WEIGHTS = 2**33  # bytes
 MOST_HEADER = 2**24  # bytes of the weight file in addition to the weights
 
@@ -144,7 +145,8 @@ def save_model(folder: Path, generator: nn.Module, info: ModelInfo, *, half: boo
     provenance = {"versions": versions(), "commit": git_commit(), "weights_sha256": _sha256(weights)}
     info = info.model_copy(update=provenance)
     info = info.model_copy(update={"sha256": info.hash()})
-    (folder / "model.json").write_text(json.dumps(info.plain(), indent=1))
+    text = json.dumps(info.plain(), indent=1)
+    (folder / "model.json").write_text(INNER_LIST.sub(lambda found: " ".join(found[0].split()), text))
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu", *, target: str | None = None) -> Model:

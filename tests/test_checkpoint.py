@@ -9,7 +9,7 @@ from programs import run_program
 from refusal import refused
 from small import make_model, small_settings
 
-from medgen.checkpoint import FORMAT, build_method, load_model, load_training, save_model, save_training
+from medgen.checkpoint import FORMAT, build_method, load_model, load_training, read_info, save_model, save_training
 from medgen.io.atomic import atomic_folder, recover
 from medgen.methods.pix2pix import Pix2Pix
 from medgen.model_info import ModelInfo
@@ -310,3 +310,12 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
     done = run_program(FULL, tmp_path / "last")
     assert done.stdout == "OSError File too large\n", done.stderr
     assert load_training(tmp_path / "last")["n"] == "old" and os.listdir(tmp_path) == ["last"]
+
+
+def test_numbers_of_a_list_are_on_one_line_and_texts_unchanged(tmp_path):
+    made = make_model()
+    odd = ["a [ b   c ] d", "[\n1,\n2]", 'say "[  x  ]"']
+    info = made.info.model_copy(update={"health": odd})
+    save_model(tmp_path, made.generator, info)
+    text = (tmp_path / "model.json").read_text()
+    assert '"spacing": [ ' in text and read_info(tmp_path)[0].health == odd

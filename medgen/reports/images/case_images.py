@@ -14,6 +14,7 @@ import numpy as np
 from medgen.data.body_mask import foreground_threshold, looks_like_hu
 from medgen.data.grid import resample_like
 from medgen.errors import InputError
+from medgen.io.grids import on_whole_grid
 from medgen.io.read import read_volume
 from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry, to_canonical
 from medgen.reports.images.slices import Plane, View, choose_slices, field_of_view, interest
@@ -227,10 +228,11 @@ def _read(
 ) -> list[Volume]:
     """Read volumes in closest RAS order; raise InputError if their grids differ by more than an evaluation allows."""
     series = chosen or [None] * len(paths)
-    volumes = [to_canonical(read_volume(path, series=selected)) for path, selected in zip(paths, series, strict=True)]
-    if not volumes:
+    stored = [read_volume(path, series=selected) for path, selected in zip(paths, series, strict=True)]
+    if not stored:
         return []
-    first = like or volumes[0]
+    first = like or to_canonical(stored[0])
+    volumes = [to_canonical(on_whole_grid(volume, first)) for volume in stored]
     tolerance = GRID_TOLERANCE * min(first.spacing)
     for path, volume in zip(paths, volumes, strict=True):
         if not same_geometry(first.geometry, volume.geometry, tolerance):
