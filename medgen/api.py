@@ -84,7 +84,7 @@ def load(folder: str | Path, *, device: str = "cpu", target: str | None = None) 
     >>> model.settings.method.name
     'pix2pix'
     """
-    return load_model(Path(folder), device, target=target)
+    return load_model(Path(folder), device, target=target, ensembles=True)
 
 
 def translate(model: Model, image: Any, *, affine: np.ndarray | None = None, memory_gb: float | None = None) -> Any:

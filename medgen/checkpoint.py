@@ -149,19 +149,23 @@ def save_model(folder: Path, generator: nn.Module, info: ModelInfo, *, half: boo
     (folder / "model.json").write_text(INNER_LIST.sub(lambda found: " ".join(found[0].split()), text))
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu", *, target: str | None = None) -> Model:
+def load_model(
+    folder: Path, device: torch.device | str = "cpu", *, target: str | None = None, ensembles: bool = False
+) -> Model:
     """Load a model folder for inference.
 
     Args:
         folder: RUN/best, RUN/last or a copy of either; or an ONNX file that medgen exported, or a folder with one.
         device: cpu, cuda, cuda:1, mps.
         target: the domain to translate to, for a model with several (``data.domains``).
+        ensembles: whether the caller translates by ``Model.members``, so that the folder may be an ensemble.
 
     Raises:
-        InputError: unknown target, not a model folder, another format version, or damaged or modified content.
+        InputError: unknown target, an ensemble, not a model folder, another format version, or damaged or modified
+            content.
     """
     folder = recover(model_folder(folder))
-    if (folder / ENSEMBLE).is_file():
+    if ensembles and (folder / ENSEMBLE).is_file():
         return _load_ensemble(folder, device, target)
     info, settings = read_info(folder)
     with torch.device("meta"):  # allocate no memory before the file is known to have these shapes

@@ -18,6 +18,7 @@ from medgen.config import config_file, load_settings
 from medgen.data.cohort.split import fold_splits
 from medgen.inference import predict
 from medgen.inference.predict import translate_volume
+from medgen.inference.uncertainty import source_of_samples, translate_samples
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 from medgen.types import Case
@@ -71,16 +72,26 @@ def test_folds_of_a_cohort_that_grew_are_not_those_of_the_run(run, tmp_path):
     shutil.copytree(root / "run", tmp_path / "run", symlinks=True)
     for name in ("t1", "t2"):
         (tmp_path / "cohort/p3").mkdir(exist_ok=True)
-        shutil.copy(root / f"cohort/p0/{name}.nii.gz", tmp_path / f"cohort/p3/{name}.nii.gz")
+        image = nib.load(root / f"cohort/p0/{name}.nii.gz")
+        nib.save(nib.Nifti1Image(image.get_fdata()[::-1] + 3, image.affine), tmp_path / f"cohort/p3/{name}.nii.gz")
     words = ["train", "mr_t1_to_t2_regression", f"data.root={tmp_path / 'cohort'}", *SMALL, "--folds", "2"]
     with refused("folder-not-empty", names="folds"):
         raise CliRunner().invoke(app, [*words, "--out", str(tmp_path / "run")]).exception
+    (tmp_path / "run/fold_2").mkdir()
+    shutil.rmtree(tmp_path / "cohort/p2")  # a patient withdrew
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medgen.reports.evaluation._print", lambda *_: None)
+        patch.setattr("medgen.reports.evaluation._figures", lambda *_: [])
+        result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "run"), "--overwrite"])
+    assert result.exit_code == 0 and "fold_2 is a fold of an earlier run" in result.output, result.output
+    with (tmp_path / "run/results/cases.csv").open() as file:
+        assert sorted(row["case"] for row in csv.DictReader(file)) == ["p0", "p3", "p[1]"]
 
 
 def test_what_is_equal_in_all_members_stays_exact(run):
     """Values beyond the range and padding: neither rounded by the mean nor too large for a sum."""
     root, _ = run
-    model = load_model(root / "run/ensemble")
+    model = load_model(root / "run/ensemble", ensembles=True)
     members = [replace(model, members=())] * 3
     data = np.full((4, 4, 4), 1200.37, np.float32)
     data[0] = np.finfo(np.float32).min
@@ -96,7 +107,7 @@ def test_the_ensemble_translates_as_the_mean_of_its_models(run):
     root, _ = run
     scan = read_volume(root / "cohort/p0/t1.nii.gz")
     single = [translate_volume(load_model(root / f"run/fold_{k}/best"), scan).data for k in (0, 1)]
-    model = load_model(root / "run/ensemble")
+    model = load_model(root / "run/ensemble", ensembles=True)
     assert np.abs(single[0] - single[1]).max() > 1e-3, "two models"
     np.testing.assert_allclose(translate_volume(model, scan).data, (single[0] + single[1]) / 2, rtol=1e-5, atol=1e-3)
     assert model.info.training_data["training"] == ["p0", "p2", "p[1]"]
@@ -107,14 +118,30 @@ def test_the_ensemble_translates_as_the_mean_of_its_models(run):
     np.testing.assert_allclose(read_volume(root / "one.nii.gz").data, translate_volume(model, scan).data, atol=1)
 
 
+def test_samples_of_an_ensemble_are_its_members_translations(run):
+    root, _ = run
+    scan, model = read_volume(root / "cohort/p0/t1.nii.gz"), load_model(root / "run/ensemble", ensembles=True)
+    single = np.stack([translate_volume(member, scan).data for member in model.members])
+    (mean,), (deviation,) = translate_samples(model, [scan], 2)
+    np.testing.assert_allclose(mean.data, single.mean(0), rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(deviation.data, single.std(0, ddof=1), rtol=1e-3, atol=1e-2)
+    assert source_of_samples(model, 2) == "ensemble"
+    with refused("option-samples-many", names="--samples 2"):
+        source_of_samples(model, 3)
+
+
 def test_a_damaged_or_mixed_ensemble_is_refused_and_other_commands_name_it(run, tmp_path):
     root, _ = run
-    with refused("model-is-ensemble"):
-        read_info(root / "run/ensemble")
+    for read in (read_info, load_model):
+        with refused("model-is-ensemble"):
+            read(root / "run/ensemble")
+    for words in (["export", "onnx"], ["export", "bundle"], ["pack"]):
+        with refused("model-is-ensemble"):
+            raise CliRunner().invoke(app, [*words, str(root / "run/ensemble"), str(tmp_path / "made.onnx")]).exception
     for text in ("", "{}", '{"members": []}', '{"members": ["../fold_0"]}', '{"members": "ab"}'):
         (tmp_path / "ensemble.json").write_text(text)
         with refused("model-ensemble-damaged"):
-            load_model(tmp_path)
+            load_model(tmp_path, ensembles=True)
 
 
 def test_folds_hold_each_patient_out_once():

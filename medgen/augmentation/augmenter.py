@@ -14,7 +14,7 @@ from medgen.augmentation.dataset.write import relabelled
 from medgen.augmentation.lesions.gan import kinds
 from medgen.augmentation.lesions.insert import lesion_augmenter
 from medgen.augmentation.lesions.library import build_library
-from medgen.checkpoint import Model, load_model, read_info
+from medgen.checkpoint import ENSEMBLE, Model, load_model, read_info
 from medgen.data.labels.codec import LabelTable
 from medgen.data.labels.names import label_named
 from medgen.errors import InputError
@@ -83,6 +83,8 @@ def augmenter_for(
     if model in PAINTERS:
         _reject_targets(model, targets)
         return lesion_painter(model, dataset, host=host, lesions=lesions)
+    if (Path(model) / ENSEMBLE).is_file():
+        read_info(Path(model))  # says what takes ensembles
     if not (Path(model) / "model.json").is_file():
         raise InputError(
             "model-json-missing",

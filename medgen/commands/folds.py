@@ -56,6 +56,9 @@ def cross_validate(
     about = {"command": "train --folds", "data.root": data.root, "folds": dealt, "settings": _text(settings)}
     failures: list[str] = []
     with claimed(out, about, overwrite=overwrite):
+        _remove_links(out / "cases")
+        for old in sorted(set(out.glob("fold_*")) - {out / f"fold_{k}" for k in range(len(splits))}):
+            say(f"warning: {old} is a fold of an earlier run, and not part of this one; delete it")
         for k, split in enumerate(splits):
             counts = f"{len(split['train'])} cases train, {len(held_out[k])} are held out"
             say(f"fold {k + 1} of {len(splits)}: {counts}")
@@ -124,6 +127,13 @@ def _links(case: Case, folder: Path, sources: Sequence[str]) -> tuple[Path, ...]
     return tuple(
         folder / "source" / name / (case.name + _ending(file)) for file, name in zip(case.source, sources, strict=True)
     )
+
+
+def _remove_links(folder: Path) -> None:
+    """Remove the links of an earlier call: their cases may be gone."""
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            path.unlink()
 
 
 def _ending(file: Path) -> str:

@@ -137,7 +137,7 @@ def translate(
         return preview(model, input, series, rules, watch, from_pacs)
     private = open_private_folder(input, output, identity_dir, shift_dates, deidentify, overwrite)
     cluster = cluster_of(ray, workers, device)
-    loaded = load_model(model, "cpu" if cluster else pick_device(device), target=target)
+    loaded = load_model(model, "cpu" if cluster else pick_device(device), target=target, ensembles=True)
     checks = checks_for(loaded, qa_limits, segmenter, pick_device(device))
     if watch:
         _end_watch_on_signals(input)

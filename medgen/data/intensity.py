@@ -76,12 +76,13 @@ class Range:
 
         ``overwrite``: compute it in y, which is float32, to save as much memory.
         """
+        masked = None if self.background is None else y < -1 + GAP / 2  # before y is overwritten
         x = np.subtract(y, self._start, out=y if overwrite else None, dtype=np.float32)
         x *= self._unit
         x += np.float32(self.low)
-        if self.background is None:
-            return x
-        return np.where(y < -1 + GAP / 2, np.float32(self.background), x)
+        if masked is not None:
+            x[masked] = self.background
+        return x
 
     @property
     def _start(self) -> np.float32:

@@ -10,7 +10,7 @@ from medgen.data.grid import resample_like
 from medgen.errors import InputError
 from medgen.inference.job import Job
 from medgen.io.volume import Volume, same_geometry, to_canonical
-from medgen.qa.carried import input_findings
+from medgen.qa.carried import NOT_CHECKED, input_findings
 from medgen.qa.case import Reason
 from medgen.qa.check import RANK
 from medgen.qa.limits import AUTO
@@ -88,7 +88,7 @@ def verdict(
             shown = source if same_geometry(source.geometry, output.geometry) else _on_grid_of(output, source)
             found, _ = judge({"source": shown, "prediction": output}, {}, checks, known)
         except InputError as error:
-            text = f"The structure check could not be done: {error}"
+            text = f"{NOT_CHECKED}: {error}"
             found = {"status": "review", "reasons": [text], "values": {}, "findings": []}
         each.append(found)
     worst = max((one["status"] for one in each), key=lambda status: RANK[status])

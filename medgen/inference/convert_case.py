@@ -5,6 +5,9 @@
 workers of a cluster. What fails is recorded in the job's entry and raises nothing.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from medgen.checkpoint import Model
 from medgen.inference.check import check_case
 from medgen.inference.cohort.manifest import Manifest
@@ -26,6 +29,7 @@ from medgen.io.dicom.derived.write import check_derivable
 from medgen.io.hashes import sha256
 from medgen.io.paths import ENDINGS, has_ending
 from medgen.io.read import read_volume
+from medgen.qa.carried import without_input_texts
 from medgen.qa.out_of_distribution import out_of_distribution
 
 
@@ -73,19 +77,25 @@ def write(job: Job, model: Model, options: Options) -> None:
     with errors_recorded(job):
         if job.needs_verdict:
             job.outputs = [read_volume(target) for target in job.targets]
-            write_reports(job.targets, check_case(job, model, options.checks), model, options.qa_report_sr)
+            _write_reports(job, model, options, check_case(job, model, options.checks))
         elif job.pending:
             verdicts = check_case(job, model, options.checks)
             check_unchanged(job.scan, job.states)
             deidentifier = None if options.private is None else options.private.deidentifier
             changes = write_outputs(job.targets, job.outputs, job.volumes, model, deidentifier)
             write_deviations(job.targets, job.deviations, model)
-            write_reports(job.targets, verdicts, model, options.qa_report_sr)
+            _write_reports(job, model, options, verdicts)
             job.entry.changes = dict(changes)
             job.entry.output_sha256 = sha256(job.targets)
             job.entry.status = "converted"
     job.volumes, job.outputs, job.deviations = [], [], []
     job.entry.seconds = round(job.entry.seconds, 2)
+
+
+def _write_reports(job: Job, model: Model, options: Options, verdicts: Sequence[dict[str, Any]]) -> None:
+    """Write the verdicts beside the outputs; those of de-identified outputs quote nothing of the input."""
+    shown = verdicts if options.private is None else [without_input_texts(found) for found in verdicts]
+    write_reports(job.targets, shown, model, options.qa_report_sr)
 
 
 def _check_volumes(job: Job, model: Model, options: Options) -> None:

@@ -1,7 +1,8 @@
 """Translate a case several times: the mean of the translations, and how much they deviate from it.
 
-What varies between the translations depends on the model: the noise of a diffusion model, the dropout of a generator
-that was trained with it (Gal and Ghahramani, ICML 2016), else the mirroring of the scan that training used (Wang et
+What varies between the translations depends on the model: the members of an ensemble (Lakshminarayanan et al., NeurIPS
+2017), the noise of a diffusion model, the dropout of a generator that was trained with it (Gal and Ghahramani, ICML
+2016), else the mirroring of the scan that training used (Wang et
 al., Neurocomputing 2019). The deviation is no error bar by itself: `evaluation.calibration` compares it with errors.
 """
 
@@ -17,21 +18,27 @@ from torch import Tensor, nn
 from medgen.checkpoint import Model
 from medgen.data.patches import AXES
 from medgen.errors import InputError
-from medgen.inference.predict import gives_maps, prepare_case, restore_case, translate_array
+from medgen.inference.predict import gives_maps, prepare_case, restore_case, translate_array, translate_case
 from medgen.io.volume import Volume
 
 DROPOUT = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
-DIFFUSION, MC_DROPOUT, MIRRORING = "diffusion", "dropout", "mirroring"
+ENSEMBLE, DIFFUSION, MC_DROPOUT, MIRRORING = "ensemble", "diffusion", "dropout", "mirroring"
 
 
 def source_of_samples(model: Model, count: int) -> str:
-    """What varies between ``count`` translations by a model: diffusion, dropout or mirroring.
+    """What varies between ``count`` translations by a model: ensemble, diffusion, dropout or mirroring.
 
     Raises:
         InputError: fewer than two, or the model has no or too few different translations of a scan.
     """
     if count < 2:
         raise InputError("option-samples-few", f"--samples {count}: a deviation needs at least 2 translations")
+    if model.members:
+        if count > len(model.members):
+            most = len(model.members)
+            text = f"--samples {count}: {model.folder} has {most} models; use --samples {most} or fewer"
+            raise InputError("option-samples-many", text)
+        return ENSEMBLE
     if hasattr(model.method, "sample"):
         return DIFFUSION
     if _dropout(model):
@@ -63,14 +70,10 @@ def translate_samples(
         InputError: as ``source_of_samples`` and ``predict.translate_case``.
     """
     kind = source_of_samples(model, count)
-    inference = model.settings.inference.model_copy(update={"mirror": ()})  # an average would hide what varies
-    model = replace(model, settings=model.settings.model_copy(update={"inference": inference}))
-    prepared = prepare_case(model, volumes)
     means: list[np.ndarray] = []
     squares: list[np.ndarray] = []  # sums of squared deviations, updated as by Welford (1962)
     made: list[Volume] = []
-    for n, y in enumerate(_samples(model, prepared.x, kind, count, memory_gb), 1):
-        made = restore_case(model, prepared, y)
+    for n, made in enumerate(_translations(model, volumes, kind, count, memory_gb), 1):
         if not means:
             means, squares = ([np.zeros(v.data.shape, np.float32) for v in made] for _ in range(2))
         for volume, mean, square in zip(made, means, squares, strict=True):
@@ -82,6 +85,20 @@ def translate_samples(
         [volume.replaced(mean) for volume, mean in zip(made, means, strict=True)],
         [volume.replaced(sd, np.float32) for volume, sd in zip(made, deviations, strict=True)],
     )
+
+
+def _translations(
+    model: Model, volumes: Sequence[Volume], kind: str, count: int, memory_gb: float | None
+) -> Iterator[list[Volume]]:
+    if kind == ENSEMBLE:
+        for member in model.members[:count]:
+            yield translate_case(member, volumes, memory_gb=memory_gb)
+        return
+    inference = model.settings.inference.model_copy(update={"mirror": ()})  # an average would hide what varies
+    model = replace(model, settings=model.settings.model_copy(update={"inference": inference}))
+    prepared = prepare_case(model, volumes)
+    for y in _samples(model, prepared.x, kind, count, memory_gb):
+        yield restore_case(model, prepared, y)
 
 
 def _samples(model: Model, x: np.ndarray, kind: str, count: int, memory_gb: float | None) -> Iterator[np.ndarray]:

@@ -17,6 +17,8 @@ from medgen.qa.case import Place, Reason
 from medgen.qa.limits import Thresholds
 
 MANIFEST = "manifest.json"
+NOT_CHECKED = "The structure check could not be done"
+HIDDEN = "The input is unusual, or could not be checked; the reason is in the private folder"
 
 
 def manifest_of_file(file: Path) -> Path:
@@ -27,6 +29,19 @@ def manifest_of_file(file: Path) -> Path:
 def input_findings(warnings: Iterable[str]) -> list[Reason]:
     """Warnings about an input from before its conversion, as findings with status review."""
     return [Reason("input", "review", f"The input is unusual: {text}", by="input") for text in warnings]
+
+
+def without_input_texts(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A result of ``qa.run.judge`` whose reasons quote nothing of the input, for a place that may not name a patient.
+
+    Warnings about an input quote its header and its path.
+    """
+    quoting = [finding["text"] for finding in found["findings"] if finding["by"] == "input"] + [NOT_CHECKED]
+
+    def told(reason: str) -> str:
+        return HIDDEN if any(text in reason for text in quoting) else reason
+
+    return {**found, "reasons": [told(reason) for reason in found["reasons"]]}
 
 
 def manifest_record(prediction: Path) -> Mapping[str, Any] | None:

@@ -192,7 +192,7 @@ def _placed(raw: Path, kind: str, job: ServerJob, jobs: Jobs) -> Path:
     folder = job.folder / "scan"
     folder.mkdir()
     try:
-        job.folders = unpack(raw, folder, jobs.limits)
+        job.folders, job.unread = unpack(raw, folder, jobs.limits)
     except Refused:
         remove(folder)
         raise

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from medgen.checkpoint import Model, load_model
+from medgen.data.grid import resample_like
 from medgen.errors import InputError
 from medgen.inference.check import checks_for
 from medgen.inference.cohort.run import convert
 from medgen.inference.job import Converted
+from medgen.io.grids import same_grid
 from medgen.io.names import one_line
 from medgen.io.paths import ENDINGS, has_ending
 from medgen.io.read import read_volume
@@ -42,6 +44,7 @@ class ServerJob:
     seconds: float = 0.0
     error: str | None = None
     results: list[Converted] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)  # files of the archive that are not read, such as archives
     folders: dict[str, str] = field(default_factory=dict)  # name here: folder in the uploaded archive
     result: Path | None = None
     shape: list[int] | None = None
@@ -71,6 +74,7 @@ class ServerJob:
                 }
                 for entry in self.results
             ],
+            "unread": self.unread,
             "result": None if self.result is None else self.result.name,
             "shape": self.shape,
             "spacing": self.spacing,
@@ -213,7 +217,7 @@ class Jobs:
 
     def _convert(self, job: ServerJob) -> None:
         if job.model not in self._loaded:
-            loaded = load_model(self.models[job.model], self.device)
+            loaded = load_model(self.models[job.model], self.device, ensembles=True)
             self._loaded[job.model] = loaded, checks_for(loaded, self.qa_limits)
         model, checks = self._loaded[job.model]
         out = job.folder / "out"
@@ -236,7 +240,8 @@ def _delete(path: Path) -> None:
 
 
 def _folders(job: ServerJob) -> list[str]:
-    return [f"{name}: folder {there} of the upload." for name, there in job.folders.items() if len(job.folders) > 1]
+    found = [f"{name}: folder {there} of the upload." for name, there in job.folders.items() if len(job.folders) > 1]
+    return found + [f"Not read: {name} of the upload." for name in job.unread]
 
 
 def _finish(job: ServerJob, out: Path) -> None:
@@ -254,7 +259,10 @@ def _finish(job: ServerJob, out: Path) -> None:
         zip_files(out, [Path(entry.output) for entry in made], job.result)
     rows = [asdict(entry) for entry in job.results]
     conversion_report(rows, job.folder / "report.html", notes=[f"Model: {job.model}.", NOTE, *_folders(job)])
-    volumes = [to_canonical(read_volume(path)) for path in (Path(made[0].input), shown)]
+    scan, output = (to_canonical(read_volume(path)) for path in (Path(made[0].input), shown))
+    if not same_grid(scan.geometry, output.geometry):  # a model that restores thick slices
+        scan = output.replaced(resample_like(scan, output))
+    volumes = [scan, output]
     for name, volume in zip(IMAGES, volumes, strict=True):
         np.save(job.folder / f"{name}.npy", volume.data)
     job.shape, job.spacing = list(volumes[0].data.shape), [float(side) for side in volumes[0].spacing]

@@ -15,6 +15,7 @@ from medgen.io.paths import ENDINGS, UNREAD_ENDINGS, has_ending
 
 MOST_FILES = 20_000  # in an archive
 MOST_DIRECTORY = MOST_FILES * 600  # bytes of an archive's directory, which is read at once
+DRIVE = re.compile(r"[A-Za-z]:")  # Windows
 PLAIN_ENDING = re.compile(r"\.[A-Za-z]{1,8}")
 END = b"PK\x05\x06"  # end of the directory of a zip file
 BLOCK = 2**20
@@ -49,14 +50,14 @@ def kind_of(head: bytes) -> str:
     raise Refused(415, "not a NIfTI file (.nii, .nii.gz) or a zip file of DICOM images")
 
 
-def unpack(archive: Path, folder: Path, limits: Limits) -> dict[str, str]:
+def unpack(archive: Path, folder: Path, limits: Limits) -> tuple[dict[str, str], list[str]]:
     """Unpack a zip file of DICOM images into ``folder``, under numbers: no name of the archive becomes a path.
 
     Files of one folder of the archive stay together, and keep a plain ending, so that the reader leaves out what is no
     image, such as a viewer on a patient CD. Hidden files and those of an operating system are not unpacked.
 
     Returns:
-        {name of a folder here: the folder in the archive}.
+        {name of a folder here: the folder in the archive}, and the files of formats that are not read.
 
     Raises:
         Refused: names that leave the archive, links, encryption, other compressions, too many files, or more content
@@ -76,6 +77,7 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> dict[str, str]:
             if sum(info.file_size for info, _ in entries) > limits.unpacked:
                 raise Refused(413, "the content of the zip file is too large")
             folders: dict[str, int] = {}
+            unread: list[str] = []
             for number, (info, path) in enumerate(entries):
                 parent = folders.setdefault(str(path.parent), len(folders))
                 ending = _ending(path)
@@ -84,8 +86,8 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> dict[str, str]:
                 with found.open(info) as source, open(target, "xb") as file:
                     _copy(source, file, info.file_size)
                 if has_ending(target, UNREAD_ENDINGS) and not has_ending(target, ENDINGS) and not is_dicom(target):
-                    raise Refused(415, f"the zip file holds {one_line(str(path))}, which is not read; leave it out")
-            return {f"{number:05d}": one_line(name) for name, number in folders.items()}
+                    unread.append(one_line(str(path)))
+            return {f"{number:05d}": one_line(name) for name, number in folders.items()}, unread
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError, OverflowError) as error:
         raise Refused(400, "the zip file is damaged") from error
     except OSError as error:
@@ -124,7 +126,7 @@ def _of_system(part: str) -> bool:
 
 def _check_entry(info: zipfile.ZipInfo) -> None:
     name, path = info.orig_filename, _place(info)
-    if path.is_absolute() or ".." in path.parts or "\0" in name or ":" in name or len(name) > 1000:
+    if path.is_absolute() or ".." in path.parts or "\0" in name or DRIVE.match(name) or len(name) > 1000:
         raise Refused(400, "the zip file has names that lead out of it")
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise Refused(400, "the zip file has links or devices")

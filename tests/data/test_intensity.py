@@ -18,6 +18,17 @@ def test_round_trip_inside_the_range(low, width, seed):
     assert np.array_equal(x, kept)
 
 
+@given(st.floats(-2000, 2000), st.floats(0.5, 5000), st.sampled_from([None, 0.0, -5000.0]), st.integers(0, 2**31))
+def test_decoding_in_place_equals_decoding(low, width, background, seed):
+    """Also the masked background, which is told by encoded values."""
+    code = Range(low, low + width, background=background)
+    y = np.random.default_rng(seed).uniform(-1.2, 1.2, (3, 4, 5)).astype(np.float32)
+    y[0] = -1
+    wanted = code.decode(y)
+    assert background is None or (wanted[0] == np.float32(background)).all()
+    np.testing.assert_array_equal(code.decode(y.copy(), overwrite=True), wanted)
+
+
 def test_range_limits_map_to_plus_and_minus_one():
     np.testing.assert_array_equal(
         Range(-1000, 1000).encode(np.array([-1000.0, 0, 1000, 5000, -3000])), [-1, 0, 1, 1, -1]

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pydicom
+import pytest
 from dicom_series import stored, write_ct
 from refusal import refused
 from small import make_model, small_settings
@@ -19,6 +20,7 @@ from medgen.inference.deidentified_output import open_private_folder
 from medgen.io.atomic import atomic_folder
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
+from medgen.qa.run import named_checks
 
 NAME = "Zyx^Wvut"
 HU = {
@@ -139,3 +141,18 @@ def test_two_patients_of_one_series_uid_are_two_cases(tmp_path):
     results = convert(make_model(small_settings(**HU)), source, out, private=open_private_folder(source, out, None))
     assert [r.status for r in results] == ["converted", "converted"], [r.error for r in results]
     assert len(list(out.glob("case_*"))) == 2
+
+
+def test_reports_of_verdicts_quote_nothing_of_the_input(tmp_path):
+    """The warning about a map of iodine quotes the description, and is part of the verdict."""
+    pytest.importorskip("highdicom")
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_ct(source / "a", np.clip(stored(8, 16, 16) // 3, 100, 2000), SeriesDescription=f"Iodine map {NAME}")
+    options = {"checks": named_checks("general"), "qa_report_sr": True}
+    (result,) = convert(
+        make_model(small_settings(**HU)), source, out, private=open_private_folder(source, out, None), **options
+    )
+    assert result.status == "converted" and any("Zyx" in reason for reason in result.reasons)
+    assert b"Zyx" not in contents(out) and list((out / "verdicts").iterdir())
+    (report,) = (out / "verdicts").iterdir()
+    assert b"private folder" in report.read_bytes()

@@ -91,7 +91,7 @@ def _converter(
 ) -> Callable[[JobAndRecord], Converted]:
     """Load the model on a worker; returns the function that converts one case."""
     torch.set_num_threads(share.threads)
-    model = load_model(folder, share.device, target=target)
+    model = load_model(folder, share.device, target=target, ensembles=True)
     if model.info.sha256 != sha256:  # training continued, or the path is another folder on this node
         raise InputError(
             "model-changed-during-run",
