@@ -13,6 +13,8 @@ from medgen.io.paths import ENDINGS, case_name
 from medgen.settings import Settings
 from medgen.types import Case
 
+FITTED = "the values of the target images"
+
 
 def cross_validate(
     settings: Settings, out: Path, *, overwrite: bool = False, say: Callable[[str], None] = print
@@ -183,7 +185,7 @@ def _evaluate(out: Path, settings: Settings, cases: Sequence[Case], folds: int) 
     references = sorted((images / "target").iterdir())
     units = looks_like_hu(read_volume(references[0]).data)
     data_range = None if units else fitting_range(references)  # for PSNR and SSIM; the report names it
-    result = evaluate(inputs, out / "results", Options(checks=checks, data_range=data_range))
+    result = evaluate(inputs, out / "results", Options(checks=checks, data_range=data_range, data_range_origin=FITTED))
     for line in console_lines(result):
         print_line(line)
     note = f"Cross-validation with {folds} folds: each case was translated by a model that has not seen its patient."

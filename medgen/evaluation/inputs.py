@@ -65,6 +65,8 @@ class Options:
 
     Attributes:
         data_range: range of possible values for PSNR and SSIM; None: 4095 for CT in HU, required for other images.
+    data_range_origin: str = "given by the user"
+        data_range_origin: where the range comes from, for the summary.
         profile: one of `medgen.evaluation.metrics.challenges.PROFILES`, whose metrics are added under its name.
         tolerance_mm: tolerance of the surface Dice of segmentations.
         extractor: feature extractor for distribution distances of predictions from real volumes; None: not measured.
