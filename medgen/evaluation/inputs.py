@@ -65,7 +65,6 @@ class Options:
 
     Attributes:
         data_range: range of possible values for PSNR and SSIM; None: 4095 for CT in HU, required for other images.
-    data_range_origin: str = "given by the user"
         data_range_origin: where the range comes from, for the summary.
         profile: one of `medgen.evaluation.metrics.challenges.PROFILES`, whose metrics are added under its name.
         tolerance_mm: tolerance of the surface Dice of segmentations.
@@ -81,6 +80,7 @@ class Options:
     """
 
     data_range: float | None = None
+    data_range_origin: str = "given by the user"
     profile: str = "generic"
     tolerance_mm: float = 2.0
     extractor: Extractor | None = None
