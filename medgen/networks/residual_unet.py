@@ -27,6 +27,7 @@ HEAD = 16  # features of the pointwise head
 SHARP, CAUTION = 3.0, 1.0
 # v in the output follows edges: a difference of this share of the range of levels, per voxel, is an edge.
 SLOPE = 0.02
+FAR = 1e3  # beyond every level
 
 
 class ResidualUNet(nn.Module):
@@ -128,8 +129,12 @@ class ResidualUNet(nn.Module):
         return probable(self._logits(x, *self._features(x))[0], self.replace)  # type: ignore[arg-type]
 
     def decide(self, maps: Tensor, x: Tensor) -> Tensor:
-        """With ``replace``: m and l (B, 2, X, Y[, Z]) from `maps`, which may be a mean over windows, and from x."""
-        return decided(maps, self.replace, smoothed(x.float()))  # type: ignore[arg-type]
+        """With ``replace``: m and l (B, 2, X, Y[, Z]) from `maps`, which may be a mean over windows, and from x.
+
+        The level is opened, see `without_islands`.
+        """
+        found = decided(maps, self.replace, smoothed(x.float()))  # type: ignore[arg-type]
+        return torch.cat([found[:, :1], without_islands(found[:, 1:], found[:, :1] > 0.5)], 1)
 
     @property
     def slope(self) -> float:
@@ -166,6 +171,23 @@ class ResidualUNet(nn.Module):
         once = smoothed(x.float())  # sums and products only: autocast leaves them in 32 bits
         every = torch.cat([features, seen, self._seen(once), self._seen(smoothed(smoothed(once)))], 1)
         return self.last(nnf.leaky_relu_(self.head(every), LEAK)).float(), once
+
+
+def without_islands(level: Tensor, inside: Tensor) -> Tensor:
+    """A level (B, 1, X, Y[, Z]) without islands that are higher than what surrounds them: opened by 3 voxels.
+
+    Within an organ the level follows brightness, because noise and texture are in both scans, and so it is too high in
+    small vessels, which are brighter because of contrast medium. What is lower than its surroundings stays.
+
+    Args:
+        inside: mask (B, 1, X, Y[, Z]) bool; only its voxels count and are changed.
+    """
+    pool = nnf.max_pool3d if level.ndim == 5 else nnf.max_pool2d
+
+    def highest(x: Tensor) -> Tensor:
+        return pool(x.masked_fill(~inside, -FAR), 3, stride=1, padding=1)
+
+    return torch.where(inside, torch.minimum(level, highest(-highest(-level))), level)
 
 
 def probable(logits: Tensor, levels: tuple[float, float]) -> Tensor:

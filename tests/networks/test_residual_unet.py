@@ -1,9 +1,11 @@
 """The residual U-Net: folding is lossless, the replacing head starts near the identity and only ever lowers values."""
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
-from medgen.networks.residual_unet import ResidualUNet, decided, fold, replaced, unfold
+from medgen.networks.residual_unet import ResidualUNet, decided, fold, replaced, unfold, without_islands
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 4, 6, 8)])
@@ -71,3 +73,24 @@ def test_bright_voxels_need_a_surer_mask():
     mask, level = decided(maps, (-0.015, 0.105), once)[0, :, 0, 0]
     assert torch.allclose(mask, torch.sigmoid(3 * (0.5 - torch.tensor([0.0, 0.5, 1.0]))), atol=1e-5)
     assert torch.equal(level, torch.full((3,), 0.04))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_levels_have_no_islands_within_the_mask(dims):
+    """scipy's opening where the mask is everywhere; outside the mask nothing counts and nothing changes."""
+    level = torch.from_numpy(np.random.default_rng(0).uniform(-0.1, 0.1, (9,) * dims).astype(np.float32))[None, None]
+    everywhere = torch.ones_like(level, dtype=torch.bool)
+    found = without_islands(level, everywhere)[0, 0].numpy()
+    plain = level[0, 0].numpy()
+    eroded = ndimage.minimum_filter(plain, 3, mode="constant", cval=np.inf)
+    opened = ndimage.maximum_filter(eroded, 3, mode="constant", cval=-np.inf)
+    np.testing.assert_array_equal(found, np.minimum(plain, opened))
+    inside = everywhere.clone()
+    inside[:, :, :4] = False
+    part = without_islands(level, inside)
+    assert torch.equal(part[:, :, :4], level[:, :, :4])
+    assert torch.equal(part[:, :, 4:], without_islands(level[:, :, 4:], everywhere[:, :, 4:]))
+    vessel = torch.full_like(level, 0.02)
+    vessel[:, :, 4] = 0.05
+    assert torch.equal(without_islands(vessel, everywhere), torch.full_like(level, 0.02))
+    assert torch.equal(without_islands(-vessel, everywhere), -vessel), "darker structures stay"
