@@ -74,6 +74,7 @@ def test_folds_of_a_cohort_that_grew_are_not_those_of_the_run(run, tmp_path):
         (tmp_path / "cohort/p3").mkdir(exist_ok=True)
         image = nib.load(root / f"cohort/p0/{name}.nii.gz")
         nib.save(nib.Nifti1Image(image.get_fdata()[::-1] + 3, image.affine), tmp_path / f"cohort/p3/{name}.nii.gz")
+    shutil.copytree(tmp_path / "cohort/p3", tmp_path / "cohort/again")  # the same patient under another name
     words = ["train", "mr_t1_to_t2_regression", f"data.root={tmp_path / 'cohort'}", *SMALL, "--folds", "2"]
     with refused("folder-not-empty", names="folds"):
         raise CliRunner().invoke(app, [*words, "--out", str(tmp_path / "run")]).exception
@@ -85,7 +86,9 @@ def test_folds_of_a_cohort_that_grew_are_not_those_of_the_run(run, tmp_path):
         result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "run"), "--overwrite"])
     assert result.exit_code == 0 and "fold_2 is a fold of an earlier run" in result.output, result.output
     with (tmp_path / "run/results/cases.csv").open() as file:
-        assert sorted(row["case"] for row in csv.DictReader(file)) == ["p0", "p3", "p[1]"]
+        assert sorted(row["case"] for row in csv.DictReader(file)) == ["again", "p0", "p3", "p[1]"]
+    held = [json.loads((tmp_path / f"run/split_{k}.json").read_text())["validation"] for k in (0, 1)]
+    assert any({"again", "p3"} <= set(names) for names in held)
 
 
 def test_what_is_equal_in_all_members_stays_exact(run):
@@ -147,14 +150,17 @@ def test_a_damaged_or_mixed_ensemble_is_refused_and_other_commands_name_it(run, 
 def test_folds_hold_each_patient_out_once():
     cases = [Case(f"c{i}", f"p{i // 2}", part="test" if i == 18 else "") for i in range(20)]
     cases.append(Case("made", "made", made_of=frozenset({"p0", "p1"})))
+    cases.append(Case("of_test", "of_test", made_of=frozenset({"p0", "p9"})))
     splits = fold_splits(cases, 4)
     held = [case.patient for split in splits for case in split["validation"]]
-    assert sorted(set(held)) == sorted({f"p{i}" for i in range(10)}) and len(held) == 19
+    assert sorted(set(held)) == sorted({f"p{i}" for i in range(9)}) and len(held) == 18
     for split in splits:
         out = {case.patient for case in split["validation"]}
         assert not out & {case.patient for case in split["train"]} and 2 <= len(out) <= 3
         assert ("made" in {case.name for case in split["train"]}) == (not out & {"p0", "p1"})
-    with refused("folds-too-many", names="10 patients"):
+        assert {case.name for case in split["test"]} == {"c18", "c19"}, "a patient with a test case is one"
+        assert "of_test" not in {case.name for case in split["train"]}
+    with refused("folds-too-many", names="9 patients"):
         fold_splits(cases, 11)
 
 

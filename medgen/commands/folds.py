@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from medgen.commands.shared import pick_device
 from medgen.errors import InputError
@@ -38,6 +39,7 @@ def cross_validate(
         InputError: the settings cannot be cross-validated, or ``out`` holds another run.
     """
     from medgen.data.cohort.read import read_cohort
+    from medgen.data.cohort.read_split import known_cases
     from medgen.data.cohort.split import fold_splits, save_split
     from medgen.io.claim import check_output_is_not_input, claimed
 
@@ -45,12 +47,11 @@ def cross_validate(
     data = settings.data
     assert data.root is not None and data.folds is not None
     check_output_is_not_input(out, data.root)
-    cohort = read_cohort(
-        data.root, sources=data.sources, targets=data.targets, patient_pattern=data.patient_pattern, fold=None
-    )
-    pairs = [case for case in cohort.cases if case.source and case.target]
-    if any(any(case.channels) for case in pairs):
+    found = read_cohort(data.root, sources=data.sources, targets=data.targets, fold=None)
+    if any(any(case.channels) for case in found.cases):
         raise InputError("folds-unsupported", f"{data.root} has channels of 4D files; folds need a file per contrast")
+    with TemporaryDirectory() as folder:  # the run's own folder is not claimed before the folds are known
+        pairs = known_cases(settings, data.cache or Path(folder), say)
     splits = fold_splits(pairs, data.folds, settings.train.seed)
     held_out = [[case for case in split["validation"] if not case.synthetic] for split in splits]
     cases = json.dumps([{part: [case.name for case in split[part]] for part in split} for split in splits])

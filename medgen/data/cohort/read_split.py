@@ -61,6 +61,12 @@ def read_split(
     return cohort, split, content
 
 
+def known_cases(settings: Settings, folder: Path, say: Callable[[str], None]) -> list[Case]:
+    """The usable cases of a cohort, with one patient for all that share an image. ``folder``: see ``read_split``."""
+    cohort = _read(settings, folder, None, say)
+    return _by_content(cohort, _usable(cohort, settings, say), settings, folder, say)[0]
+
+
 def _read(settings: Settings, folder: Path, fold: int | None, say: Callable[[str], None]) -> Cohort:
     """Read the cohort, report its warnings, and write the channels of 4D files to separate files in ``folder``."""
     data = settings.data
@@ -100,7 +106,9 @@ def _usable(cohort: Cohort, settings: Settings, say: Callable[[str], None]) -> l
         grids += [replace(c, target=(), labels=c.labels if data.labels else None) for c in cases if c.source]
     if data.align == "refuse":
         check_pairs(case for case in grids if case.part != "test")
-    return cases
+    # Test cases without a target are not among them, but their patients must not be trained on either.
+    tested = {case.patient for case in cohort.cases if case.part == "test"}
+    return [replace(case, part="test") if case.patient in tested else case for case in cases]
 
 
 def _by_content(

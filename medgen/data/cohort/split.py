@@ -65,19 +65,21 @@ def split_cases(
 def fold_splits(cases: list[Case], folds: int, seed: int = 0) -> list[dict[str, list[Case]]]:
     """Return a split per fold; each patient is in the validation subset of exactly one, drawn by hash.
 
-    Cases that the dataset holds back for testing are in no subset. Synthetic cases are for training, except where a
-    patient that they contain is held out.
+    Patients of whom the dataset holds a case back for testing are in the test subset of all. Synthetic cases are for
+    training, except where a patient that they contain is held out.
 
     Raises:
         InputError: fewer patients than folds.
     """
-    used = [case for case in cases if case.part != "test"]
-    patients = sorted({case.patient for case in used if not case.synthetic}, key=lambda p: _rank(p, seed))
+    tested = {case.patient for case in cases if case.part == "test"}
+    patients = {case.patient for case in cases if not case.synthetic} - tested
+    ranked = sorted(patients, key=lambda p: _rank(p, seed))
     if len(patients) < folds:
         raise InputError(
             "folds-too-many", f"there are {len(patients)} patients, fewer than {folds} folds; use fewer folds"
         )
-    return [_by_subset(used, dict.fromkeys(patients[k::folds], "validation")) for k in range(folds)]
+    parts = [dict.fromkeys(tested, "test") | dict.fromkeys(ranked[k::folds], "validation") for k in range(folds)]
+    return [_by_subset(cases, part) for part in parts]
 
 
 def _stated(cases: list[Case], where: str) -> dict[str, str]:
