@@ -57,6 +57,8 @@ def cross_validate(
     cases = json.dumps([{part: [case.name for case in split[part]] for part in split} for split in splits])
     dealt = hashlib.sha256(cases.encode()).hexdigest()  # a case more or less deals all folds anew
     about = {"command": "train --folds", "data.root": data.root, "folds": dealt, "settings": _text(settings)}
+    if settings.train.minutes is not None:
+        say(f"each of the {data.folds} folds trains for up to {settings.train.minutes:g} minutes")
     failures: list[str] = []
     with claimed(out, about, overwrite=overwrite):
         _remove_links(out / "cases")
@@ -184,7 +186,7 @@ def _evaluate(out: Path, settings: Settings, cases: Sequence[Case], folds: int) 
     )
     checks = named_checks("ct_contrast") if settings.data.removes_contrast else None
     references = sorted((images / "target").iterdir())
-    units = looks_like_hu(read_volume(references[0]).data)
+    units = any(looks_like_hu(read_volume(file).data) for file in references)  # a crop may have no air
     data_range = None if units else fitting_range(references)  # for PSNR and SSIM; the report names it
     result = evaluate(inputs, out / "results", Options(checks=checks, data_range=data_range, data_range_origin=FITTED))
     for line in console_lines(result):

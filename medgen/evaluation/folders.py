@@ -16,6 +16,8 @@ from medgen.io.paths import case_name
 from medgen.io.read import find_volumes, read_volume
 from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry, to_canonical
 
+LABEL_MAPS = ("labels", "prediction_labels", "mask", "lesions")  # roles whose files may be CASE.seg.nrrd
+
 
 @dataclass(frozen=True)
 class Folders:
@@ -136,7 +138,7 @@ def _files(path: Path, cases: Mapping[str, Path], role: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     composed = {normalize("NFC", case): case for case in cases}
     for file in find_volumes(path):
-        name = label_case(file) if role in ("labels", "prediction_labels") else case_name(file)
+        name = label_case(file) if role in LABEL_MAPS else case_name(file)
         case = composed.get(normalize("NFC", name), name)
         if case in found:
             raise InputError("folder-case-twice", f"{found[case]} and {file} have the same case name; rename one")
