@@ -47,7 +47,14 @@ def cross_validate(
     data = settings.data
     assert data.root is not None and data.folds is not None
     check_output_is_not_input(out, data.root)
-    found = read_cohort(data.root, sources=data.sources, targets=data.targets, fold=None)
+    found = read_cohort(
+        data.root,
+        sources=data.sources,
+        targets=data.targets,
+        source_channels=data.source_channels,
+        target_channels=data.target_channels,
+        fold=None,
+    )
     if any(any(case.channels) for case in found.cases):
         raise InputError("folds-unsupported", f"{data.root} has channels of 4D files; folds need a file per contrast")
     with TemporaryDirectory() as folder:  # the run's own folder is not claimed before the folds are known
