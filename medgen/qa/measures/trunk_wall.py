@@ -21,6 +21,7 @@ LOST_HU, BRIGHT_HU, SOFT_HU, SIGMA_VOXELS = 80.0, 140.0, 90.0, 0.5
 THICK_MM, WITHIN, LEAST_ML = 8.0, 0.85, 0.5
 FALL_HU, PART_ML, MARGIN_MM, CHANGE_HU = 40.0, 0.1, 3.0, 5.0
 STEEP, STEEP_MM = 1.5, 20.0
+STANDS_OUT_HU, AROUND_MM = 40.0, (3.0, 7.0)
 
 
 def lost_in_wall(source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing: Sequence[float]) -> list[Region]:
@@ -71,7 +72,8 @@ def ribs_taken_for_vessels(source: np.ndarray, output: np.ndarray, spacing: Sequ
     Parts of at least `PART_ML` that are brighter than `BRIGHT_HU` in the source and fell by more than `FALL_HU`,
     without what is thicker than `THICK_MM` in radius (an organ that touches the rib), `WITHIN` of them in the wall, as
     in `lost_in_wall`. Parts that rise more steeply than ribs, `STEEP` times as far along the body as across it and over
-    `STEEP_MM`, are left to the conversion: vessels of the neck and the groin.
+    `STEEP_MM`, are left to the conversion: vessels of the neck and the groin. So are parts that are less than
+    `STANDS_OUT_HU` brighter than the soft tissue around them: noise of an organ that touches the wall.
 
     Args:
         source, output: (X, Y, Z) HU on one grid, z along the body.
@@ -97,8 +99,15 @@ def ribs_taken_for_vessels(source: np.ndarray, output: np.ndarray, spacing: Sequ
         box = boxes[n - 1]
         inside = parts[box] == n
         x, y, along = extent(inside, spacing)
-        if in_wall[box][inside].mean() >= WITHIN and not along > max(STEEP * np.hypot(x, y), STEEP_MM):
-            found[box] |= inside
+        if in_wall[box][inside].mean() < WITHIN or along > max(STEEP * np.hypot(x, y), STEEP_MM):
+            continue
+        reach = np.ceil(AROUND_MM[1] / np.asarray(spacing)).astype(int)
+        wide = tuple(slice(max(0, side.start - r), side.stop + r) for side, r in zip(box, reach, strict=True))
+        part = parts[wide] == n
+        ring = within(part, AROUND_MM[1], spacing) & ~within(part, AROUND_MM[0], spacing)
+        around = before[wide][ring & (before[wide] > FAT_HU[1])]  # soft tissue
+        if not around.size or before[wide][part].mean() - around.mean() > STANDS_OUT_HU:
+            found[wide] |= part
     return within(found, MARGIN_MM, spacing) & (fall > CHANGE_HU) & in_wall
 
 

@@ -95,3 +95,16 @@ def test_a_vessel_that_runs_along_the_body_is_no_rib():
     spared = ribs_taken_for_vessels(source, output, (2.0, 2.0, 2.0))
     assert spared[rib & body].mean() > 0.9
     assert not spared[vessel].any()
+
+
+@pytest.mark.parametrize(("level", "spared"), [(150.0, False), (250.0, True)])
+def test_noise_of_an_organ_at_the_wall_is_no_rib(level, spared):
+    """A spot of 150 HU in an organ of 120 HU, and one of a rib's brightness."""
+    x, y, z = np.indices((120, 100, 30)) * 2.0
+    body = ((x - 120) / 100) ** 2 + ((y - 100) / 80) ** 2 < 1
+    source = np.where(body, np.where(x > 180, 120.0, 40.0), -1000.0)
+    spot = np.hypot(np.hypot(x - 206, y - 100), z - 30) < 5
+    source[spot] = level
+    output = np.where(body, 40.0, -1000.0)
+    found = ribs_taken_for_vessels(source, output, (2.0, 2.0, 2.0))
+    assert found[spot].all() if spared else not found.any()
