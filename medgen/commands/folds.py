@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from medgen.commands.shared import pick_device
 from medgen.errors import InputError
 from medgen.io.names import print_line
-from medgen.io.paths import ENDINGS, case_name
+from medgen.io.paths import case_name, ending_of
 from medgen.settings import Settings
 from medgen.types import Case
 
@@ -62,7 +62,7 @@ def cross_validate(
     splits = fold_splits(pairs, data.folds, settings.train.seed)
     held_out = [[case for case in split["validation"] if not case.synthetic] for split in splits]
     cases = json.dumps([{part: [case.name for case in split[part]] for part in split} for split in splits])
-    dealt = hashlib.sha256(cases.encode()).hexdigest()  # a case more or less deals all folds anew
+    dealt = hashlib.sha256(cases.encode()).hexdigest()  # with one case more, other folds are dealt
     about = {"command": "train --folds", "data.root": data.root, "folds": dealt, "settings": _text(settings)}
     if settings.train.minutes is not None:
         say(f"each of the {data.folds} folds trains for up to {settings.train.minutes:g} minutes")
@@ -135,9 +135,10 @@ def _links(case: Case, folder: Path, sources: Sequence[str]) -> tuple[Path, ...]
         *((file, folder / "source" / name) for file, name in zip(case.source, sources, strict=True)),
         (case.target[0], folder / "target"),
     ]:
-        _link(file, place / (case.name + _ending(file)))
+        _link(file, place / (case.name + ending_of(file)))
     return tuple(
-        folder / "source" / name / (case.name + _ending(file)) for file, name in zip(case.source, sources, strict=True)
+        folder / "source" / name / (case.name + ending_of(file))
+        for file, name in zip(case.source, sources, strict=True)
     )
 
 
@@ -146,11 +147,6 @@ def _remove_links(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_symlink():
             path.unlink()
-
-
-def _ending(file: Path) -> str:
-    """The ending of an image file; "" for a DICOM folder."""
-    return next((ending for ending in ENDINGS if file.name.lower().endswith(ending)), "")
 
 
 def _link(file: Path, place: Path) -> None:

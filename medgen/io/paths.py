@@ -49,6 +49,11 @@ def has_ending(path: Path, endings: Sequence[str]) -> bool:
     return path.name.lower().endswith(tuple(endings))
 
 
+def ending_of(path: Path, endings: Sequence[str] = ENDINGS) -> str:
+    """The ending of a file that is one of ``endings``, in lower case; "" for others, such as a DICOM folder."""
+    return next((ending for ending in endings if has_ending(path, (ending,))), "")
+
+
 def walk(folder: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield (folder, names of its folders, names of its files) as ``os.walk``, also behind links to folders.
 

@@ -19,7 +19,7 @@ from medgen.inference.cohort.run import convert
 from medgen.inference.job import Converted
 from medgen.io.grids import same_grid
 from medgen.io.names import one_line
-from medgen.io.paths import ENDINGS, has_ending
+from medgen.io.paths import ending_of
 from medgen.io.read import read_volume
 from medgen.io.volume import to_canonical
 from medgen.qa.run import Checks
@@ -251,8 +251,7 @@ def _finish(job: ServerJob, out: Path) -> None:
         return
     first = Path(made[0].output)
     if len(made) == 1 and first.is_file():
-        ending = next(ending for ending in ENDINGS if has_ending(first, (ending,)))
-        job.result = shown = first.rename(job.folder / f"result{ending}")
+        job.result = shown = first.rename(job.folder / f"result{ending_of(first)}")
         made[0].output = str(shown)
     else:
         job.result, shown = job.folder / "result.zip", first

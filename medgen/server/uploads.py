@@ -11,7 +11,7 @@ from typing import IO
 
 from medgen.io.mixed import is_dicom
 from medgen.io.names import of_system, one_line
-from medgen.io.paths import ENDINGS, UNREAD_ENDINGS, has_ending
+from medgen.io.paths import ENDINGS, UNREAD_ENDINGS, ending_of, has_ending
 
 MOST_FILES = 20_000  # in an archive
 MOST_DIRECTORY = MOST_FILES * 600  # bytes of an archive's directory, which is read at once
@@ -115,9 +115,8 @@ def _place(info: zipfile.ZipInfo) -> PurePosixPath:
 
 def _ending(path: PurePosixPath) -> str:
     """The ending that tells the reader what a file is: known ones as a whole, such as .nii.gz; other plain ones; ""."""
-    known = (ending for ending in (*ENDINGS, *UNREAD_ENDINGS) if path.name.lower().endswith(ending))
     plain = path.suffix.lower() if PLAIN_ENDING.fullmatch(path.suffix) else ""
-    return next(known, plain)
+    return ending_of(Path(path.name), (*ENDINGS, *UNREAD_ENDINGS)) or plain
 
 
 def _of_system(part: str) -> bool:

@@ -20,7 +20,7 @@ def test_round_trip_inside_the_range(low, width, seed):
 
 @given(st.floats(-2000, 2000), st.floats(0.5, 5000), st.sampled_from([None, 0.0, -5000.0]), st.integers(0, 2**31))
 def test_decoding_in_place_equals_decoding(low, width, background, seed):
-    """Also the masked background, which is told by encoded values."""
+    """The masked background is recognised by its encoded value, which decoding in place overwrites."""
     code = Range(low, low + width, background=background)
     y = np.random.default_rng(seed).uniform(-1.2, 1.2, (3, 4, 5)).astype(np.float32)
     y[0] = -1

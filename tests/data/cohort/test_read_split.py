@@ -285,7 +285,7 @@ def test_a_synthetic_case_of_a_patient_without_real_case_is_told(tmp_path, prese
 
 
 def test_a_sample_beside_the_images_of_its_model_is_no_case_of_an_absent_patient(tmp_path):
-    """Its own name stands for a patient in its record. A split that does not name it is told as the reason."""
+    """The record names the sample as its own patient. If a split file lacks the sample, the message says so."""
     given = write_nnunet(tmp_path / "given", cases=5)
     operations = [{"operation": "sample", "cases": ["case0", "case2"]}]
     for path in [*given.rglob("case1.nii.gz"), *given.rglob("case1_0000.nii.gz")]:
