@@ -49,8 +49,8 @@ def main() -> None:
         row(a, "medgen", score(a, source, target, next((out / "medgen").glob("*.nii.gz"))))
     if a.only != "medgen":
         pairs = [a.data / p / f"{name}.nii.gz" for p in a.train_on for name in (source, target)]
-        run(PEER, a.minutes, out / "monai.nii.gz", "--train", *pairs, "--test", x)
-        row(a, "MONAI U-Net, L1", score(a, source, target, out / "monai.nii.gz"))
+        run(PEER, a.minutes, out / "monai", "--train", *pairs, "--test", x)
+        row(a, "MONAI U-Net, L1", score(a, source, target, out / "monai" / x.name))
 
 
 def run(*arguments: object) -> None:

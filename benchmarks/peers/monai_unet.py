@@ -1,9 +1,10 @@
 """What a MONAI user writes in an hour for a paired translation: a residual U-Net, L1, Adam, random crops and flips.
 
-    python benchmarks/peers/monai_unet.py MINUTES OUT.nii.gz --train SOURCE TARGET [SOURCE TARGET ...] --test SOURCE
+    python benchmarks/peers/monai_unet.py MINUTES OUT --train SOURCE TARGET [SOURCE TARGET ...] --test SOURCE [...]
 
-Source and target of a pair may be on different grids; all is resampled to the spacing of the first target. The output
-is on the resampled grid of the test source, in percentiles of the target (0 to 1).
+Source and target of a pair may be on different grids; all is resampled to the spacing of the first target. The outputs
+OUT/NAME_OF_SOURCE are on the resampled grids of the test sources, in percentiles of the target (0 to 1), or with
+``--window LOW HIGH`` in HU.
 """
 
 import argparse
@@ -23,7 +24,8 @@ def main() -> None:
     parser.add_argument("minutes", type=float)
     parser.add_argument("out", type=Path)
     parser.add_argument("--train", nargs="+", required=True)
-    parser.add_argument("--test", required=True)
+    parser.add_argument("--test", nargs="+", type=Path, required=True)
+    parser.add_argument("--window", nargs=2, type=float, metavar=("LOW", "HIGH"))
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
     torch.manual_seed(a.seed)
@@ -33,7 +35,10 @@ def main() -> None:
         mt.EnsureChannelFirstd(["x", "y"], allow_missing_keys=True),
     ]
     load += [mt.Orientationd(["x", "y"], "RAS", labels=None, allow_missing_keys=True)]
-    scaled = mt.ScaleIntensityRangePercentilesd(["x", "y"], 0, 99.5, 0, 1, clip=True, allow_missing_keys=True)
+    if a.window:
+        scaled = mt.ScaleIntensityRanged(["x", "y"], *a.window, 0, 1, clip=True, allow_missing_keys=True)
+    else:
+        scaled = mt.ScaleIntensityRangePercentilesd(["x", "y"], 0, 99.5, 0, 1, clip=True, allow_missing_keys=True)
     pair = mt.Compose([*load, mt.ResampleToMatchd(["x"], "y"), scaled])
     single = mt.Compose([*load, mt.Spacingd(["x"], spacing), scaled])
     pairs = [pair({"x": x, "y": y}) for x, y in zip(a.train[::2], a.train[1::2], strict=True)]
@@ -60,13 +65,16 @@ def main() -> None:
         loss.backward()
         adam.step()
         steps += 1
-    test = single({"x": a.test})["x"]
-    with torch.inference_mode():
-        net.eval()
-        y = sliding_window_inference(
-            test.as_tensor()[None], patch, 2, net, overlap=0.5, mode="gaussian", padding_mode="replicate"
-        )
-    nib.save(nib.Nifti1Image(y[0, 0].numpy(), test.affine.numpy()), a.out)
+    net.eval()
+    a.out.mkdir(parents=True, exist_ok=True)
+    low, high = a.window or (0, 1)
+    for source in a.test:
+        test = single({"x": source})["x"]
+        with torch.inference_mode():
+            y = sliding_window_inference(
+                test.as_tensor()[None], patch, 2, net, overlap=0.5, mode="gaussian", padding_mode="replicate"
+            )
+        nib.save(nib.Nifti1Image(y[0, 0].numpy() * (high - low) + low, test.affine.numpy()), a.out / source.name)
     print(f"{steps} steps", flush=True)
 
 
