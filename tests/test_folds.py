@@ -4,10 +4,12 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from refusal import refused
 from typer.testing import CliRunner
 
@@ -170,8 +172,38 @@ def test_folds_hold_each_patient_out_once():
         ("mr_t1_to_t2_cut", "data.root=x", "data.paired is false"),
         ("mr_t1_to_t2_regression", "train.nodes=2", "data.root is not set"),
         ("hippocampus_spade", "data.root=x", "generates images or paints labels"),
+        ("mr_thick_slices_srgan", "data.root=x", "data.degradation makes the sources"),
     ],
 )
 def test_what_folds_cannot_do_is_refused(config, override, reason):
     with refused("folds-unsupported", names=reason):
         check_settings(load_settings(config_file(config), [override, "data.folds=2"]))
+
+
+def test_folds_take_headers_with_data_files_and_judge_as_the_conversion(tmp_path, monkeypatch):
+    """Targets called ``none`` make a model that removes contrast; ct.mhd names ct.raw, which a link elsewhere hides."""
+    rng = np.random.default_rng(0)
+    for case in ("p0", "p1"):
+        body = np.full((28, 28, 20), -1000.0)
+        body[3:25, 3:25] = 40
+        for name, more in (("portal_venous", 200.0), ("none", 0.0)):
+            data = body + rng.normal(0, 5, body.shape)
+            data[8:18, 8:18, 4:16] += more
+            path = tmp_path / "cohort" / name / f"{case}.mhd"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image = sitk.GetImageFromArray(data.T.astype(np.int16))
+            image.SetSpacing((5.0, 5.0, 5.0))
+            sitk.WriteImage(image, str(path))
+    monkeypatch.setattr("medgen.reports.evaluation._print", lambda *_: None)  # no PDF, which takes seconds
+    monkeypatch.setattr("medgen.reports.evaluation._figures", lambda *_: [])
+    config = "ct_contrast_regression"
+    names = ["data.sources=[portal_venous]", "data.targets=[none]", "data.removes_contrast=false"]
+    words = ["train", config, f"data.root={tmp_path / 'cohort'}", *names, *SMALL, "train.start_from=null"]
+    result = CliRunner().invoke(app, [*words, "--folds", "2", "--out", str(tmp_path / "run")])
+    with (tmp_path / "run/results/cases.csv").open() as file:
+        joined = {row["case"]: row["verdict"] for row in csv.DictReader(file)}
+    single = {}
+    for k in (0, 1):
+        cases = json.loads((tmp_path / f"run/fold_{k}/converted/manifest.json").read_text())["cases"]
+        single |= {name.split(".")[0]: case["verdict"] for name, case in cases.items()}
+    assert joined == single == {"p0": "fail", "p1": "fail"}, result.output

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from medgen.commands.shared import pick_device
 from medgen.errors import InputError
 from medgen.io.names import print_line
-from medgen.io.paths import case_name, ending_of
+from medgen.io.paths import NIFTI_ENDINGS, case_name, ending_of
 from medgen.settings import Settings
 from medgen.types import Case
 
@@ -94,6 +94,7 @@ def check_settings(settings: Settings) -> None:
         "the method translates between domains": bool(data.domains),
         "the method generates images or paints labels": settings.generative or settings.label_source,
         "there are several targets": len(data.targets) != 1,
+        "data.degradation makes the sources, which held-out cases do not have": data.degradation is not None,
         "data.split is set": data.split is not None,
         "train.devices or train.nodes is above 1": train.devices > 1 or train.nodes > 1,
     }
@@ -119,7 +120,7 @@ def _fold(
 
     best = train(settings, out / f"fold_{k}", resume=not overwrite, overwrite=overwrite, say=say)
     model = load_model(best, pick_device("auto"))
-    links = [_links(case, out / "cases", settings.data.sources) for case in held_out]
+    links = [_named(case, out / "cases", settings.data.sources) for case in held_out]
     converted = convert(
         model, links, out / f"fold_{k}" / "converted", format="nifti", checks=checks_for(model), overwrite=True
     )
@@ -129,17 +130,26 @@ def _fold(
     return [f"fold {k}: {entry.error}" for entry in converted if entry.error]
 
 
-def _links(case: Case, folder: Path, sources: Sequence[str]) -> tuple[Path, ...]:
-    """Link the images of a case to files with its name, as conversion and evaluation match files by name."""
-    for file, place in [
-        *((file, folder / "source" / name) for file, name in zip(case.source, sources, strict=True)),
-        (case.target[0], folder / "target"),
-    ]:
-        _link(file, place / (case.name + ending_of(file)))
+def _named(case: Case, folder: Path, sources: Sequence[str]) -> tuple[Path, ...]:
+    """The images of a case as files with its name, as conversion and evaluation match files by name; the sources."""
+    _named_file(case.target[0], folder / "target", case.name)
     return tuple(
-        folder / "source" / name / (case.name + ending_of(file))
-        for file, name in zip(case.source, sources, strict=True)
+        _named_file(file, folder / "source" / name, case.name) for file, name in zip(case.source, sources, strict=True)
     )
+
+
+def _named_file(file: Path, folder: Path, name: str) -> Path:
+    """A link to ``file``, or a copy where its header may name a data file beside it."""
+    from medgen.io.read import read_volume
+    from medgen.io.write import write_volume
+
+    if file.is_dir() or ending_of(file) in NIFTI_ENDINGS:
+        place = folder / (name + ending_of(file))
+        _link(file, place)
+    else:
+        place = folder / f"{name}.nii.gz"
+        write_volume(place, read_volume(file))
+    return place
 
 
 def _remove_links(folder: Path) -> None:
@@ -169,13 +179,14 @@ def write_ensemble(models: Sequence[Path], out: Path) -> None:
 
 def _evaluate(out: Path, settings: Settings, cases: Sequence[Case], folds: int) -> list[str]:
     """Evaluate the translations of all folds and write the report; return the failures."""
+    from medgen.checkpoint import load_model
     from medgen.data.body_mask import looks_like_hu
     from medgen.evaluation.console import console_lines
     from medgen.evaluation.evaluate import evaluate
     from medgen.evaluation.inputs import Inputs, Options
     from medgen.evaluation.suggested_range import fitting_range
+    from medgen.inference.check import checks_for
     from medgen.io.read import read_volume
-    from medgen.qa.run import named_checks
     from medgen.reports.evaluation import write_report
 
     images = out / "cases"
@@ -187,8 +198,8 @@ def _evaluate(out: Path, settings: Settings, cases: Sequence[Case], folds: int) 
         cases=[case.name for case in cases if case.name in made],
         patients={case.name: case.patient for case in cases},
     )
-    checks = named_checks("ct_contrast") if settings.data.removes_contrast else None
-    references = sorted((images / "target").iterdir())
+    checks = checks_for(load_model(out / "fold_0" / "best"))
+    references = sorted(file for file in (images / "target").iterdir() if case_name(file) in made)
     units = any(looks_like_hu(read_volume(file).data) for file in references)  # a crop may have no air
     data_range = None if units else fitting_range(references)  # for PSNR and SSIM; the report names it
     result = evaluate(inputs, out / "results", Options(checks=checks, data_range=data_range, data_range_origin=FITTED))
