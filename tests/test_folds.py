@@ -207,3 +207,18 @@ def test_folds_take_headers_with_data_files_and_judge_as_the_conversion(tmp_path
         cases = json.loads((tmp_path / f"run/fold_{k}/converted/manifest.json").read_text())["cases"]
         single |= {name.split(".")[0]: case["verdict"] for name, case in cases.items()}
     assert joined == single == {"p0": "fail", "p1": "fail"}, result.output
+
+
+def test_pairs_on_different_grids_are_refused_before_training(tmp_path):
+    rng = np.random.default_rng(0)
+    for case in ("p0", "p1"):
+        for name, shape in (("source", (20, 18, 16)), ("target", (20, 18, 8))):
+            path = tmp_path / "cohort" / name / f"{case}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            affine = np.diag([2.0, 2.0, 32.0 / shape[2], 1.0])
+            nib.save(nib.Nifti1Image(rng.normal(100, 5, shape).astype(np.float32), affine), path)
+    config = ["mr_t1_to_t2_regression", "data.sources=[source]", "data.targets=[target]", "data.align=resample"]
+    words = ["train", *config, f"data.root={tmp_path / 'cohort'}", *SMALL, "--folds", "2", "--out"]
+    with refused("folds-grids", names="p0, p1"):
+        CliRunner().invoke(app, [*words, str(tmp_path / "run")], catch_exceptions=False)
+    assert not (tmp_path / "run").exists()

@@ -61,6 +61,7 @@ def cross_validate(
         pairs = known_cases(settings, data.cache or Path(folder), say)
     splits = fold_splits(pairs, data.folds, settings.train.seed)
     held_out = [[case for case in split["validation"] if not case.synthetic] for split in splits]
+    _check_grids([case for fold in held_out for case in fold])
     cases = json.dumps([{part: [case.name for case in split[part]] for part in split} for split in splits])
     dealt = hashlib.sha256(cases.encode()).hexdigest()  # with one case more, other folds are dealt
     about = {"command": "train --folds", "data.root": data.root, "folds": dealt, "settings": _text(settings)}
@@ -101,6 +102,21 @@ def check_settings(settings: Settings) -> None:
     if found := [reason for reason, holds in reasons.items() if holds]:
         raise InputError(
             "folds-unsupported", f"folds need pairs of scans with one target and one process, but {found[0]}"
+        )
+
+
+def _check_grids(cases: Sequence[Case]) -> None:
+    """Raise InputError, before hours of training, if an image and its truth cannot be compared voxel by voxel."""
+    from medgen.data.cohort.layouts import shortened_list
+    from medgen.io.grids import same_grid
+    from medgen.io.read import read_geometry
+
+    other = [c.name for c in cases if not same_grid(read_geometry(c.source[0]), read_geometry(c.target[0]))]
+    if other:
+        raise InputError(
+            "folds-grids",
+            f"source and target of {shortened_list(other)} are on different grids, and folds compare translations with "
+            "targets voxel by voxel; train without folds, or resample the targets to the grids of their sources first",
         )
 
 
