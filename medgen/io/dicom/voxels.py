@@ -8,9 +8,18 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
+from pydicom.encaps import get_frame
 from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
-from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import UID, ImplicitVRLittleEndian
+from pydicom.pixels.utils import get_expected_length, get_j2k_parameters
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+)
 
 from medgen.errors import InputError
 from medgen.io.dicom.elements import Header
@@ -60,6 +69,7 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
                 raise InputError("dicom-truncated", f"{file} is a truncated DICOM image; copy the series again")
             _check_bits(dataset, file)
             _check_decoder(file, dataset.file_meta.TransferSyntaxUID)
+            _check_codestream(dataset, file)
             for k in members:
                 _check_rescaled(dataset, slices[k], rescaled)
             classic = PER_FRAME not in dataset
@@ -229,6 +239,26 @@ def _check_bits(dataset: Dataset, file: Path) -> None:
             "dicom-high-bit",
             f"{file} has BitsStored {bits} and HighBit {high} instead of {int(bits) - 1}, so the position of the value "
             "within a pixel is unknown; export the series again",
+        )
+
+
+def _check_codestream(dataset: Dataset, file: Path) -> None:
+    """Raise InputError if JPEG 2000 data contradict the header on the sign: readers differ on negative values then.
+
+    PS3.5 A.4.4 requires the same sign in both; the header only says how to interpret the values.
+    """
+    if dataset.file_meta.TransferSyntaxUID not in (JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL):
+        return
+    found = get_j2k_parameters(
+        get_frame(dataset.PixelData, 0, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
+    )
+    signed = found.get("is_signed")
+    if signed is not None and signed != bool(dataset.PixelRepresentation):
+        says = ("unsigned", "signed") if signed else ("signed", "unsigned")
+        raise InputError(
+            "dicom-codestream-sign",
+            f"{file}: Pixel Representation says {says[0]} values, and the JPEG 2000 data say {says[1]} ones, so "
+            "negative HU are unknown; export the series uncompressed from its source",
         )
 
 

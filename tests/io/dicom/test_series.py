@@ -1,5 +1,6 @@
 """DICOM series: voxels and geometry compared with SimpleITK, on series written with pydicom."""
 
+import struct
 import threading
 import warnings
 from pathlib import Path
@@ -11,6 +12,7 @@ import SimpleITK as sitk
 from dicom_series import item, stored, write_ct, write_enhanced_ct
 from pydicom.config import WARN
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     CTImageStorage,
     ExplicitVRLittleEndian,
@@ -218,6 +220,22 @@ def test_rle_is_decoded_and_a_missing_decoder_is_named(tmp_path):
         ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
         ds.save_as(path)
     with refused("dicom-not-decodable"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("header, stream", [(0, True), (1, False), (1, True), (0, False)])
+def test_jpeg_2000_of_another_sign_than_the_header_is_refused(tmp_path, header, stream):
+    """Only the SIZ marker of the codestream is read here; without a contradiction, its lack of data is the error."""
+    write_series(tmp_path, scan(slices=3))
+    siz = struct.pack(">HHHHIIIIIIIIHBBB", 0xFF4F, 0xFF51, 41, 0, 8, 8, 0, 0, 8, 8, 0, 0, 1, 15 | stream << 7, 1, 1)
+    for path in tmp_path.iterdir():
+        ds = pydicom.dcmread(path)
+        ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        ds.PixelRepresentation = header
+        ds.PixelData = encapsulate([siz])
+        ds["PixelData"].VR = "OB"
+        ds.save_as(path)
+    with refused("dicom-codestream-sign" if header != stream else "dicom-not-decodable"):
         read_volume(tmp_path)
 
 
