@@ -81,7 +81,6 @@ def cross_validate(
             failures += _fold(fold, out, k, held_out[k], overwrite, say)
         write_ensemble([out / f"fold_{k}" / "best" for k in range(len(splits))], out / "ensemble")
         failures += _evaluate(out, settings, [case for fold in held_out for case in fold], len(splits))
-    say(f"report: {out / 'report.html'}")
     say(f"ensemble of the {len(splits)} models: medgen translate {out / 'ensemble'} INPUT OUTPUT")
     return failures
 
@@ -206,7 +205,9 @@ def _evaluate(out: Path, settings: Settings, cases: Sequence[Case], folds: int) 
     from medgen.reports.evaluation import write_report
 
     images = out / "cases"
-    made = {case_name(path) for path in (images / "translated").iterdir()}
+    made = {case_name(path) for path in (images / "translated").glob("*")}
+    if not made:
+        return []  # no conversion succeeded, as the failures of the conversions tell
     inputs = Inputs(
         prediction=images / "translated",
         reference=images / "target",
@@ -223,4 +224,5 @@ def _evaluate(out: Path, settings: Settings, cases: Sequence[Case], folds: int) 
         print_line(line)
     note = f"Cross-validation with {folds} folds: each case was translated by a model that has not seen its patient."
     write_report([out / "results"], out / "report.html", title="Cross-validation", notes=[note])
+    print_line(f"report: {out / 'report.html'}")
     return [f"{failure.case}: {failure.error}" for failure in result.failures]

@@ -146,10 +146,15 @@ def _recorded(record: Mapping[str, Any]) -> tuple[Id, ...]:
 
     Donors are patients, or the cases that a generative model was trained with.
     """
-    names = [record["patient"], *(p for step in record["operations"] for p in step.get("patients", ()))]
+    steps = [record, *record["operations"]]  # written by hand, the donors may stand in the record itself
+    names = [record["patient"], *(p for step in steps for p in _names(step.get("patients")))]
     ids = [("patient", patient_name(name)) for name in names]
-    ids += [("case", str(name)) for step in record["operations"] for name in step.get("cases", ())]
+    ids += [("case", str(name)) for step in steps for name in _names(step.get("cases"))]
     return tuple(dict.fromkeys([*ids[:1], *([("case", str(record["source"]))] if record.get("source") else []), *ids]))
+
+
+def _names(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [] if value is None else [value]
 
 
 def _synthesized(folder: Path) -> dict[str, tuple[Id, ...]]:

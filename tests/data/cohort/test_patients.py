@@ -50,6 +50,13 @@ def test_a_synthetic_case_belongs_to_its_patient_and_donors_in_any_layout(tmp_pa
     assert found == {"a": ("a", frozenset()), "b": ("b", frozenset()), "a__syn000": ("a", frozenset("ab"))}
 
 
+@pytest.mark.parametrize("donors", [["b"], "b"])
+def test_donors_in_a_record_written_by_hand_count(tmp_path, donors):
+    record = {"patient": "a", "patients": donors, "operations": []}
+    (tmp_path / "provenance.json").write_text(json.dumps({"real": {}, "synthetic": {"made": record}}))
+    assert patients_of(["a", "b", "made"], tmp_path)["made"] == ("a", frozenset("ab"))
+
+
 def test_patients_from_a_pattern_and_from_records_are_merged(tmp_path):
     provenance(tmp_path, ["p1_x", "p1_y", "p2_x"], p1_x__syn000=("p1_x", "p2_x"))
     found = patients_of(["p1_x", "p1_y", "p2_x", "p1_x__syn000"], tmp_path, pattern=r"p\d")
