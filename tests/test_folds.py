@@ -16,7 +16,7 @@ from medgen.checkpoint import load_model, read_info
 from medgen.cli import app
 from medgen.commands.folds import check_settings
 from medgen.config import config_file, load_settings
-from medgen.data.cohort.split import fold_splits
+from medgen.data.cohort.split import fold_splits, split_cases
 from medgen.inference import predict
 from medgen.inference.predict import translate_volume
 from medgen.inference.uncertainty import source_of_samples, translate_samples
@@ -161,6 +161,10 @@ def test_folds_hold_each_patient_out_once():
         assert ("made" in {case.name for case in split["train"]}) == (not out & {"p0", "p1"})
         assert {case.name for case in split["test"]} == {"c18", "c19"}, "a patient with a test case is one"
         assert "of_test" not in {case.name for case in split["train"]}
+    held = {case.name for case in split_cases(cases[:18], validation=0.2, test=0.2, seed=0)["test"]}
+    for split in fold_splits(cases[:18], 3, validation=0.2, test=0.2):
+        assert held and {case.name for case in split["test"]} == held, "data.test holds back the patients of other runs"
+        assert not held & {case.name for part in ("train", "validation") for case in split[part]}
     with refused("folds-too-many", names="9 patients"):
         fold_splits(cases, 11)
 

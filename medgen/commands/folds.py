@@ -38,6 +38,7 @@ def cross_validate(
     Raises:
         InputError: the settings cannot be cross-validated, or ``out`` holds another run.
     """
+    from medgen.data.cohort.layouts import shortened_list
     from medgen.data.cohort.read import read_cohort
     from medgen.data.cohort.read_split import known_cases
     from medgen.data.cohort.split import fold_splits, save_split
@@ -59,12 +60,14 @@ def cross_validate(
         raise InputError("folds-unsupported", f"{data.root} has channels of 4D files; folds need a file per contrast")
     with TemporaryDirectory() as folder:  # the run's own folder is not claimed before the folds are known
         pairs = known_cases(settings, data.cache or Path(folder), say)
-    splits = fold_splits(pairs, data.folds, settings.train.seed)
+    splits = fold_splits(pairs, data.folds, settings.train.seed, validation=data.validation, test=data.test)
     held_out = [[case for case in split["validation"] if not case.synthetic] for split in splits]
     _check_grids([case for fold in held_out for case in fold])
     cases = json.dumps([{part: [case.name for case in split[part]] for part in split} for split in splits])
     dealt = hashlib.sha256(cases.encode()).hexdigest()  # with one case more, other folds are dealt
     about = {"command": "train --folds", "data.root": data.root, "folds": dealt, "settings": _text(settings)}
+    if tested := {case.patient for case in splits[0]["test"]}:
+        say(f"{len(tested)} patients are held back for testing and are in no fold: {shortened_list(sorted(tested))}")
     if settings.train.minutes is not None:
         say(f"each of the {data.folds} folds trains for up to {settings.train.minutes:g} minutes")
     failures: list[str] = []

@@ -62,16 +62,22 @@ def split_cases(
     return _by_subset(cases, part)
 
 
-def fold_splits(cases: list[Case], folds: int, seed: int = 0) -> list[dict[str, list[Case]]]:
+def fold_splits(
+    cases: list[Case], folds: int, seed: int = 0, *, validation: float = 0.0, test: float = 0.0
+) -> list[dict[str, list[Case]]]:
     """Return a split per fold; each patient is in the validation subset of exactly one, drawn by hash.
 
-    Patients of whom the dataset holds a case back for testing are in the test subset of all. Synthetic cases are for
-    training, except where a patient that they contain is held out.
+    Patients of whom the dataset holds a case back for testing are in the test subset of all, and so are those that
+    `split_cases` draws with the same ``validation``, ``test`` and ``seed``. Synthetic cases are for training, except
+    where a patient that they contain is held out.
 
     Raises:
-        InputError: fewer patients than folds.
+        InputError: fewer patients than folds, or an error of `split_cases`.
     """
     tested = {case.patient for case in cases if case.part == "test"}
+    if test > 0:
+        drawn = split_cases(cases, validation=validation, test=test, seed=seed)["test"]
+        tested |= {case.patient for case in drawn}
     patients = {case.patient for case in cases if not case.synthetic} - tested
     ranked = sorted(patients, key=lambda p: _rank(p, seed))
     if len(patients) < folds:
