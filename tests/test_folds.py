@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -14,8 +15,9 @@ from typer.testing import CliRunner
 
 from medgen.checkpoint import load_model, read_info
 from medgen.cli import app
-from medgen.commands.folds import check_settings
+from medgen.commands.folds import _own_split, check_settings
 from medgen.config import config_file, load_settings
+from medgen.data.cohort.read import read_cohort
 from medgen.data.cohort.split import fold_splits, split_cases
 from medgen.inference import predict
 from medgen.inference.predict import translate_volume
@@ -225,3 +227,22 @@ def test_pairs_on_different_grids_are_refused_before_training(tmp_path):
     with refused("folds-grids", names="p0, p1"):
         CliRunner().invoke(app, [*words, str(tmp_path / "run")], catch_exceptions=False)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("entries", "own"),
+    [
+        ([{"fold": 0}, {"fold": 1}], "folds of its own (validation fold 0 of list.json)"),
+        ([{"fold": 1}, {"fold": 2}], "folds of its own"),
+        ([{"split": "train"}, {"split": "validation"}], "a validation subset"),
+        ([{}, {}], ""),
+    ],
+)
+def test_a_split_of_the_dataset_that_folds_do_not_use_is_told(tmp_path, entries, own):
+    listed = []
+    for k, entry in enumerate(entries):
+        for side in ("source", "target"):
+            nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.float32), np.eye(4)), tmp_path / f"{side}{k}.nii.gz")
+        listed.append({"source": f"source{k}.nii.gz", "target": f"target{k}.nii.gz"} | entry)
+    (tmp_path / "list.json").write_text(json.dumps({"training": listed}))
+    assert _own_split(partial(read_cohort, tmp_path / "list.json")) == own

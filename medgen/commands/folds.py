@@ -4,8 +4,10 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from medgen.commands.shared import pick_device
 from medgen.errors import InputError
@@ -13,6 +15,9 @@ from medgen.io.names import print_line
 from medgen.io.paths import NIFTI_ENDINGS, case_name, ending_of
 from medgen.settings import Settings
 from medgen.types import Case
+
+if TYPE_CHECKING:
+    from medgen.data.cohort.read import Cohort
 
 FITTED = "the values of the target images"
 
@@ -48,14 +53,17 @@ def cross_validate(
     data = settings.data
     assert data.root is not None and data.folds is not None
     check_output_is_not_input(out, data.root)
-    found = read_cohort(
+    read = partial(
+        read_cohort,
         data.root,
         sources=data.sources,
         targets=data.targets,
         source_channels=data.source_channels,
         target_channels=data.target_channels,
-        fold=None,
     )
+    found = read(fold=None)
+    if own := _own_split(read):
+        say(f"warning: {data.root} states {own}, which --folds does not use; to use it, train without --folds")
     if any(any(case.channels) for case in found.cases):
         raise InputError("folds-unsupported", f"{data.root} has channels of 4D files; folds need a file per contrast")
     with TemporaryDirectory() as folder:  # the run's own folder is not claimed before the folds are known
@@ -86,6 +94,19 @@ def cross_validate(
         failures += _evaluate(out, settings, [case for fold in held_out for case in fold], len(splits))
     say(f"ensemble of the {len(splits)} models: medgen translate {out / 'ensemble'} INPUT OUTPUT")
     return failures
+
+
+def _own_split(read: Callable[..., "Cohort"]) -> str:
+    """The folds or validation subset that a dataset states, in words; "" for none."""
+    try:
+        found = read(fold=0)
+    except InputError as error:
+        if error.code == "split-fold-unknown":
+            return "folds of its own"
+        raise
+    if found.stated:
+        return f"folds of its own ({found.stated})"
+    return "a validation subset" if any(case.part == "validation" for case in found.cases) else ""
 
 
 def check_settings(settings: Settings) -> None:
