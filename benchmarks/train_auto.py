@@ -41,12 +41,16 @@ def main() -> None:
         raise SystemExit(f"{a.cohort}/source does not contain all of {a.test}")
     tests = [a.cohort / "source" / f"{p}.nii.gz" for p in a.test]
     ct = read_volume(tests[0]).data.min() < -500
+    row(a, "unconverted", [score(a.cohort, t, a.cohort / "source", ct) for t in tests], ct)
     if a.only != "monai":
         pairs = linked(a.cohort, a.out / "pairs", train)
-        run("-m", "medgen", "train", "auto", f"data.root={pairs}", "--hours", a.minutes / 60, "--out", a.out / "run")
+        if not (a.out / "run" / "last").exists():  # a finished training is not repeated
+            train_auto = ("-m", "medgen", "train", "auto", f"data.root={pairs}")
+            run(*train_auto, "--hours", a.minutes / 60, "--out", a.out / "run")
         best = a.out / "run" / "best"
         model = best if best.exists() else a.out / "run" / "last"
-        run("-m", "medgen", "translate", model, *tests, a.out / "medgen", "--overwrite")
+        scans = linked(a.cohort, a.out / "scans", [t.name for t in tests]) / "source"
+        run("-m", "medgen", "translate", model, scans, a.out / "medgen", "--overwrite")
         row(a, "medgen train auto", [score(a.cohort, t, a.out / "medgen", ct) for t in tests], ct)
     if a.only != "medgen":
         files = [a.cohort / side / n for n in train for side in ("source", "target")]
