@@ -183,8 +183,12 @@ def differences(systems: Sequence[System]) -> list[str]:
 
 
 def _changed_baseline(systems: Sequence[System]) -> list[str]:
-    """Cases whose source has another error to the truth in another system with the same paths."""
-    settings = [(s.summary.settings.source, s.summary.settings.reference, s.summary.settings.mask) for s in systems]
+    """Cases whose source has another error to the truth in another system with the same paths and metrics."""
+    settings = [
+        (given.source, given.reference, given.mask, summary.data_range, summary.profile, summary.unit)
+        for summary in (s.summary for s in systems)
+        for given in [summary.settings]
+    ]
     if len(set(map(str, settings))) > 1:
         return []
     first = {case.name: case.metrics for case in systems[0].cases}

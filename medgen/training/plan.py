@@ -115,7 +115,9 @@ def look(root: Path, sources: tuple[str, ...] = ("source",), targets: tuple[str,
     some_s, some_t = (_spread([case for case in used if getattr(case, side)]) for side in ("source", "target"))
     images = [to_canonical(read_volume(case.source[0])) for case in some_s]
     truths = [to_canonical(read_volume(case.target[0])) for case in some_t]
-    hu = _most([looks_like_hu(v.data) for v in images]), _most([looks_like_hu(v.data) for v in truths])
+    units = [looks_like_hu(v.data) for v in images], [looks_like_hu(v.data) for v in truths]
+    hu = _most(units[0]), _most(units[1])
+    mixed = _mixed("source", some_s, units[0]) + _mixed("target", some_t, units[1])
     removal = bool(pairs) and one_grid and all(hu) and _most(list(map(_removed, images, truths)))
     found = [(case.name, misalignment(*_pair(case))) for case in _spread(pairs, MEASURED)]
     return Facts(
@@ -134,7 +136,7 @@ def look(root: Path, sources: tuple[str, ...] = ("source",), targets: tuple[str,
         one_grid=one_grid,
         apart=tuple(name for name, moved in found if moved is not None and moved.median > moved.limit),
         unmeasured=tuple(name for name, moved in found if moved is None),
-        warnings=tuple(cohort.warnings),
+        warnings=(*cohort.warnings, *mixed),
     )
 
 
@@ -273,6 +275,17 @@ def _canonical(grid: Geometry) -> Geometry:
 def _spread(cases: list[Case], most: int = LOOKED_AT) -> list[Case]:
     """Up to ``most`` cases, evenly spread over all."""
     return [cases[i] for i in sorted({round(k) for k in np.linspace(0, len(cases) - 1, min(most, len(cases)))})]
+
+
+def _mixed(side: str, cases: list[Case], hu: list[bool]) -> list[str]:
+    """A warning if some of the images that were read look like CT in HU, and others do not."""
+    others = [case.name for case, own in zip(cases, hu, strict=True) if not own]
+    if not others or len(others) == len(cases):
+        return []
+    return [
+        f"of {len(cases)} {side} images that were read, those of {shortened_list(others)} have no air in HU, unlike the "
+        "others: they may lack the offset of -1024 or may not be CT; inspect them, and correct or remove them"
+    ]
 
 
 def _most(flags: list[bool]) -> bool:

@@ -140,13 +140,15 @@ def test_cases_are_ranked_by_verdict_then_by_error(found):
     assert keys == sorted(keys) and len(keys) == len(found)
 
 
-@pytest.mark.parametrize(("mae", "changed"), [(5.0, False), (6.0, True)])
-def test_a_truth_that_changed_between_two_evaluations_is_told(mae, changed):
-    def of(name, value):
-        cases = [CaseNumbers("p", {"mae": 1.0, "source_mae": value}, {})]
-        return System(name, Path(), Summary(unit="HU", metrics={}, cases=[]), cases)
+@pytest.mark.parametrize(("mae", "span", "changed"), [(5.0, 1.0, False), (6.0, 1.0, True), (6.0, 2.0, False)])
+def test_a_truth_that_changed_between_two_evaluations_is_told(mae, span, changed):
+    """With another data range, PSNR and SSIM of the source differ without a change of images."""
 
-    said = " ".join(differences([of("a", 5.0), of("b", mae)]))
+    def of(name, value, span=1.0):
+        cases = [CaseNumbers("p", {"mae": 1.0, "source_mae": value}, {})]
+        return System(name, Path(), Summary(unit="HU", data_range=span, metrics={}, cases=[]), cases)
+
+    said = " ".join(differences([of("a", 5.0), of("b", mae, span)]))
     assert ("were changed between the evaluations" in said) == changed
 
 

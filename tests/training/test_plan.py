@@ -169,3 +169,13 @@ def test_a_plan_is_written_once_and_trains_as_train_auto_does(tmp_path):
     assert json.loads((tmp_path / "run/best/model.json").read_text())
     with refused("plan-without-root"):
         raise runner.invoke(app, ["train", "auto", "--out", str(tmp_path / "x")]).exception
+
+
+def test_images_without_the_offset_of_hu_among_others_are_named(tmp_path):
+    for k, offset in enumerate((0, 1024, 0)):
+        body = np.full((24, 24, 20), -1000.0)
+        body[4:20, 4:20] = 40 + np.arange(20)
+        for side in ("source", "target"):
+            save(tmp_path / side / f"p{k}.nii.gz", body + (offset if side == "source" else 0))
+    said = " ".join(look(tmp_path, ("source",), ("target",)).warnings)
+    assert "of 3 source images that were read, those of p1 have no air in HU" in said and "target images" not in said
