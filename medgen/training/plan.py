@@ -283,8 +283,8 @@ def _mixed(side: str, cases: list[Case], hu: list[bool]) -> list[str]:
     if not others or len(others) == len(cases):
         return []
     return [
-        f"of {len(cases)} {side} images that were read, those of {shortened_list(others)} have no air in HU, unlike the "
-        "others: they may lack the offset of -1024 or may not be CT; inspect them, and correct or remove them"
+        f"of {len(cases)} {side} images that were read, those of {shortened_list(others)} have no air in HU, unlike "
+        "the others: they may lack the offset of -1024 or may not be CT; inspect them, and correct or remove them"
     ]
 
 
