@@ -214,6 +214,35 @@ def test_folds_take_headers_with_data_files_and_judge_as_the_conversion(tmp_path
     assert joined == single == {"p0": "fail", "p1": "fail"}, result.output
 
 
+def test_a_start_from_a_model_that_knows_the_cases_is_refused(run, tmp_path):
+    """Also if they have other names: the images count."""
+    root, _ = run
+    for k, case in enumerate(("p0", "p[1]", "p2")):
+        shutil.copytree(root / "cohort" / case, tmp_path / "cohort" / f"other{k}")
+    known = root / "run" / "fold_0" / "best"
+    words = ["train", "mr_t1_to_t2_regression", f"data.root={tmp_path / 'cohort'}", f"train.start_from={known}", *SMALL]
+    with refused("folds-start-from-seen", names="other"):
+        CliRunner().invoke(app, [*words, "--folds", "2", "--out", str(tmp_path / "run")], catch_exceptions=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_conversion_that_fails_is_in_the_report(run, tmp_path, monkeypatch):
+    root, _ = run
+    monkeypatch.setattr("medgen.reports.evaluation._print", lambda *_: None)  # no PDF, which takes seconds
+    monkeypatch.setattr("medgen.reports.evaluation._figures", lambda *_: [])
+    shutil.copytree(root / "cohort", tmp_path / "cohort")
+    damaged = tmp_path / "cohort" / "p2" / "t1.nii.gz"
+    image = nib.load(damaged)
+    image.header.set_intent("label")  # training reads it, conversion refuses a label map
+    nib.save(image, damaged)
+    words = ["train", "mr_t1_to_t2_regression", f"data.root={tmp_path / 'cohort'}", *SMALL, "--folds", "2", "--out"]
+    result = CliRunner().invoke(app, [*words, str(tmp_path / "run")])
+    assert result.exit_code != 0
+    summary = json.loads((tmp_path / "run/results/summary.json").read_text())
+    assert [failure["case"] for failure in summary["failures"]] == ["p2"], summary["failures"]
+    assert "Cases not evaluated" in (tmp_path / "run/report.html").read_text()
+
+
 def test_pairs_on_different_grids_are_refused_before_training(tmp_path):
     rng = np.random.default_rng(0)
     for case in ("p0", "p1"):

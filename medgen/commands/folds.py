@@ -3,13 +3,14 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from medgen.commands.shared import pick_device
+from medgen.data.cohort.layouts import shortened_list
 from medgen.errors import InputError
 from medgen.io.names import print_line
 from medgen.io.paths import NIFTI_ENDINGS, case_name, ending_of
@@ -43,7 +44,6 @@ def cross_validate(
     Raises:
         InputError: the settings cannot be cross-validated, or ``out`` holds another run.
     """
-    from medgen.data.cohort.layouts import shortened_list
     from medgen.data.cohort.read import read_cohort
     from medgen.data.cohort.read_split import known_cases
     from medgen.data.cohort.split import fold_splits, save_split
@@ -67,10 +67,12 @@ def cross_validate(
     if any(any(case.channels) for case in found.cases):
         raise InputError("folds-unsupported", f"{data.root} has channels of 4D files; folds need a file per contrast")
     with TemporaryDirectory() as folder:  # the run's own folder is not claimed before the folds are known
-        pairs = known_cases(settings, data.cache or Path(folder), say)
+        pairs, content = known_cases(settings, data.cache or Path(folder), say)
     splits = fold_splits(pairs, data.folds, settings.train.seed, validation=data.validation, test=data.test)
     held_out = [[case for case in split["validation"] if not case.synthetic] for split in splits]
     _check_grids([case for fold in held_out for case in fold])
+    if settings.train.start_from is not None:
+        _check_start(settings.train.start_from, {case.name: content[case.name] for fold in held_out for case in fold})
     cases = json.dumps([{part: [case.name for case in split[part]] for part in split} for split in splits])
     dealt = hashlib.sha256(cases.encode()).hexdigest()  # with one case more, other folds are dealt
     about = {"command": "train --folds", "data.root": data.root, "folds": dealt, "settings": _text(settings)}
@@ -128,9 +130,24 @@ def check_settings(settings: Settings) -> None:
         )
 
 
+def _check_start(model: Path | str, held_out: Mapping[str, set[str]]) -> None:
+    """Raise InputError if the model to start from has seen a held-out case; ``held_out``: {case: image hashes}."""
+    from medgen.checkpoint import read_info
+    from medgen.models import model_folder
+
+    theirs = read_info(model_folder(model))[0].training_data
+    seen = {*theirs.get("ancestors", {}), *theirs.get("images", {})}
+    known = [case for case, images in held_out.items() if images & seen]
+    if known:
+        raise InputError(
+            "folds-start-from-seen",
+            f"train.start_from={model} was trained or selected with {len(known)} of these {len(held_out)} cases "
+            f"({shortened_list(known)}), so no fold could hold them out; start from another model, or from none",
+        )
+
+
 def _check_grids(cases: Sequence[Case]) -> None:
     """Raise InputError, before hours of training, if an image and its truth cannot be compared voxel by voxel."""
-    from medgen.data.cohort.layouts import shortened_list
     from medgen.io.grids import same_grid
     from medgen.io.read import read_geometry
 
@@ -236,7 +253,7 @@ def _evaluate(out: Path, settings: Settings, cases: Sequence[Case], folds: int) 
         prediction=images / "translated",
         reference=images / "target",
         source=images / "source" / settings.data.sources[0],
-        cases=[case.name for case in cases if case.name in made],
+        cases=[case.name for case in cases],
         patients={case.name: case.patient for case in cases},
     )
     checks = checks_for(load_model(out / "fold_0" / "best"))

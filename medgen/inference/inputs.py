@@ -21,11 +21,21 @@ from medgen.io.hashes import _files, sha256, sha256_of
 from medgen.io.label_headers import is_label_map
 from medgen.io.mixed import SHOWN, ambiguous_input_message, is_dicom, scan_below, shortened_names
 from medgen.io.names import one_line
-from medgen.io.paths import ENDINGS, UNREAD_ENDINGS, case_name, has_ending, require_path, walk
+from medgen.io.paths import (
+    ENDINGS,
+    SIDECAR_ENDINGS,
+    SIDECARS,
+    UNREAD_ENDINGS,
+    case_name,
+    has_ending,
+    require_path,
+    walk,
+)
 from medgen.io.read import find_volumes, read_geometry, read_volume
 from medgen.io.volume import Geometry, Volume
 
 log = logging.getLogger(__name__)
+DERIVED = "derivatives"  # folder of BIDS
 CHOOSE = "select the DICOM series with --series or --rules, or give the volume's file as input"
 NOT_READ = "are an .hdr/.img pair, a format that is not read; convert it to .nii.gz"
 ALONE = (
@@ -269,13 +279,30 @@ def find_inputs(source: Path) -> list[Path]:
     volumes = find_volumes(source)
     if volumes:
         return volumes
-    if any(p.is_file() and not p.name.startswith(".") for p in source.iterdir()):
-        return [source]
     folders = folders_with_files(source)
     if not folders:
         raise InputError(
             "folder-no-volumes", f"{source} holds no volumes ({' '.join(ENDINGS)}) and no DICOM series; check the path"
         )
+    scans = [folder for folder in folders if not _only_sidecars(folder)]  # tables of a data set lie above its scans
+    if source in folders and (source in scans or not scans):
+        return [source]
+    return _without_derivatives(source, scans or folders)
+
+
+def _only_sidecars(folder: Path) -> bool:
+    """Whether the files directly in a folder are tables and text, which are no scans and tell of none."""
+    names = [p.name for p in folder.iterdir() if not p.name.startswith(".") and not p.is_dir()]
+    return all(name.lower() in SIDECARS or has_ending(Path(name), SIDECAR_ENDINGS) for name in names)
+
+
+def _without_derivatives(source: Path, folders: list[Path]) -> list[Path]:
+    """Leave out what was computed from the scans of a BIDS data set, such as masks, and log a warning."""
+    derived = source / DERIVED
+    kept = [folder for folder in folders if derived != folder and derived not in folder.parents]
+    if len(kept) < len(folders) and (source / "dataset_description.json").exists():
+        _warn_once(f"warning: {derived} of a BIDS data set is left out; to convert its images, give it as input")
+        return kept
     return folders
 
 

@@ -15,6 +15,12 @@ UNREAD_ENDINGS = tuple(
     ".zip .tar .tgz .tar.gz .bz2 .xz .zst .7z .rar .dcm.gz .ima.gz .mgz .mgh .mnc .mnc.gz .hdr .hdr.gz .img .img.gz "
     ".par .rec .brik .brik.gz .head .tif .tiff .npy .npz .h5 .hdf5 .mat .vti .vtk".split()
 )
+# Files that may lie beside volumes: detached voxel data, tables, text and report images.
+SIDECAR_ENDINGS = tuple(
+    ".raw .zraw .json .txt .csv .tsv .md .rst .yaml .yml .xml .html .pdf .png .jpg .jpeg .log .bval .bvec .mat .xlsx "
+    ".ini .db .lock .journal .sqlite".split()
+)
+SIDECARS = {"readme", "changes", "license", "licence", "citation"}  # without an extension, as in BIDS
 PAIR_ENDINGS = (".hdr", ".img", ".hdr.gz", ".img.gz")  # NIfTI and Analyze pairs: not supported
 
 

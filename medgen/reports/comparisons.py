@@ -9,12 +9,20 @@ from medgen.evaluation.paired_tests import Comparison, compare_systems, correct
 from medgen.reports.metric_display import measure
 from medgen.reports.results import System
 
+SPANNED = ("psnr", "ssim")  # depend on the data range, so that other ranges make other values
+
 
 def compare(systems: Sequence[System]) -> list[dict[str, Any]]:
-    """Compare every pair of systems in every headline metric that both have; p values are corrected over all tests."""
+    """Compare every pair of systems in every headline metric that both have; p values are corrected over all tests.
+
+    PSNR and SSIM are left out if the systems were evaluated with different data ranges.
+    """
     found: list[Comparison] = []
     patients = {case.case: case.patient or case.case for s in systems for case in s.summary.cases}
+    spans = {system.summary.data_range for system in systems}
     for name in headline():
+        if name.endswith(SPANNED) and len(spans) > 1:
+            continue
         values = {s.name: {c.name: c.metrics[name] for c in s.cases if name in c.metrics} for s in systems}
         values = {system: cases for system, cases in values.items() if cases}
         higher = measure(name, systems[0]).higher

@@ -100,6 +100,17 @@ def test_values_of_the_truth_are_not_findings(patient):
     assert "enhancement" not in faults(check_case(patient.contrast, bright, MM, truth=bright, **given))
 
 
+def test_a_scan_that_is_uniform_along_an_axis_is_not_called_flipped_or_moved():
+    """As a test phantom: along z, neither can be seen."""
+    rng = np.random.default_rng(0)
+    blobs = np.repeat(ndimage.gaussian_filter(rng.normal(size=(48, 44, 1)), (3, 3, 0)), 40, axis=2)
+    t1 = np.digitize(blobs, np.quantile(blobs, [0.3, 0.7])) * 200.0 + 50
+    for seed in range(1, 5):
+        noise = np.random.default_rng(seed).normal(0, 5, (2, *t1.shape))
+        verdict = check_case(t1 + noise[0], 700 - t1 + 2 * noise[1], (1.0, 1.0, 1.0))
+        assert not any(word in reason.text for reason in verdict.reasons for word in ("flipped", "off the input"))
+
+
 def test_images_without_units_are_checked_only_for_structure():
     rng = np.random.default_rng(0)
     blobs = ndimage.gaussian_filter(rng.normal(size=(48, 44, 40)), 3)

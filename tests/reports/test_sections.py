@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from medgen.evaluation.summary import describe
 from medgen.evaluation.summary_file import Summary
+from medgen.reports.comparisons import compare
 from medgen.reports.overview import differences
 from medgen.reports.results import CaseNumbers, System
 from medgen.reports.sections import _correction_cell, all_measures, main_numbers, ranked_cases, regions
@@ -138,6 +139,20 @@ def test_cases_are_ranked_by_verdict_then_by_error(found):
     order = {"fail": 0, "review": 1, None: 1, "pass": 2} if rows else {None: 0}
     keys = [(order[found[int(n)][0]], -found[int(n)][1]) for n in ranked]
     assert keys == sorted(keys) and len(keys) == len(found)
+
+
+@pytest.mark.parametrize(("span", "tested"), [(1.0, {"mae", "psnr"}), (2.0, {"mae"})])
+def test_values_that_depend_on_the_data_range_are_compared_in_one_range_only(span, tested):
+    def of(name, add, span):
+        cases = [CaseNumbers(str(n), {"mae": n + add, "psnr": 40 - n - add}, {}) for n in range(6)]
+        return System(
+            name,
+            Path(),
+            Summary(unit="HU", data_range=span, metrics={}, cases=[{"case": str(n)} for n in range(6)]),
+            cases,
+        )
+
+    assert {row["metric"] for row in compare([of("a", 0, 1.0), of("b", 0.5, span)])} == tested
 
 
 @pytest.mark.parametrize(("mae", "span", "changed"), [(5.0, 1.0, False), (6.0, 1.0, True), (6.0, 2.0, False)])

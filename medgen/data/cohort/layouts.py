@@ -13,7 +13,7 @@ from unicodedata import normalize
 from medgen.data.cohort.datalist import part_of, seems_held_out
 from medgen.data.cohort.datalist_checks import duplicates
 from medgen.errors import InputError
-from medgen.io.paths import ENDINGS, case_name, has_ending
+from medgen.io.paths import ENDINGS, SIDECAR_ENDINGS, case_name, has_ending
 from medgen.io.read import find_volumes
 from medgen.io.text import read_json
 from medgen.types import Case
@@ -24,11 +24,6 @@ LABEL_FILES = ("labels", "label", "segmentation", "seg")  # names of the label m
 SEGMENTATION = ".seg"  # ending of 3D Slicer's segmentations: p1.seg.nrrd
 DERIVED = "derivatives"  # BIDS folder of images computed from those of the patients
 DEEPEST = 4  # folder levels searched below the cohort folder
-# Extensions of files that may lie beside volumes: detached voxel data, tables, text and report images.
-BESIDE = (
-    ".raw .zraw .json .txt .csv .tsv .md .rst .yaml .yml .xml .html .pdf .png .jpg .jpeg .log .bval .bvec .mat .xlsx "
-    ".ini .db .lock .journal .sqlite"
-).split()
 
 
 @dataclass
@@ -234,7 +229,7 @@ def unsupported_files(*folders: Path) -> list[str]:
         unsupported = [
             path.name + "/" * path.is_dir()
             for path in entries
-            if not path.name.startswith(".") and not has_ending(path, (*ENDINGS, *BESIDE))
+            if not path.name.startswith(".") and not has_ending(path, (*ENDINGS, *SIDECAR_ENDINGS))
         ]
         if unsupported and len(unsupported) < len(entries):
             warnings.append(

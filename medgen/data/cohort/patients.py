@@ -68,7 +68,7 @@ class Records:
 
         Args:
             name: case name.
-            files: its images; records are searched in the first one's folder and the folder above, and in ``root``.
+            files: its images; records are searched in ``root``, beside each image and in the folder above.
             listed: its patient in the datalist, "" for none.
             pattern: regular expression that finds the patient in the name, see ``patient_of``.
             root: folder of the dataset.
@@ -77,7 +77,7 @@ class Records:
             InputError: a damaged record, or a pattern that does not match.
         """
         folders = [root] if root else []
-        folders += [folder for file in files[:1] for folder in (file.parent, file.parent.parent)]
+        folders += [folder for file in files for folder in (file.parent, file.parent.parent)]
         found = [self._of(folder) for folder in dict.fromkeys(folders)]
         base_name = name.rpartition("/")[2]
         for record in found:

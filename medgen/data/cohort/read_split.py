@@ -61,10 +61,13 @@ def read_split(
     return cohort, split, content
 
 
-def known_cases(settings: Settings, folder: Path, say: Callable[[str], None]) -> list[Case]:
-    """The usable cases of a cohort, with one patient for all that share an image. ``folder``: see ``read_split``."""
+def known_cases(settings: Settings, folder: Path, say: Callable[[str], None]) -> tuple[list[Case], dict[str, set[str]]]:
+    """The usable cases of a cohort, with one patient for all that share an image, and {case: hashes of its images}.
+
+    ``folder``: see ``read_split``.
+    """
     cohort = _read(settings, folder, None, say)
-    return _by_content(cohort, _usable(cohort, settings, say), settings, folder, say)[0]
+    return _by_content(cohort, _usable(cohort, settings, say), settings, folder, say)
 
 
 def _read(settings: Settings, folder: Path, fold: int | None, say: Callable[[str], None]) -> Cohort:

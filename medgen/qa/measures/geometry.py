@@ -9,6 +9,7 @@ from medgen.qa.measures.structure import EDGE_MM, edges
 
 SIDES = ("left-right", "front-back", "head-foot")  # the axes of a canonical (RAS) volume
 ROW = 4096  # voxels of one scalar product
+FLAT = 0.02  # range of correlations over all lags, below which there is no peak
 ROUNDS = 4  # over the axes; a correct pair needs one, a shift along one axis two
 
 
@@ -62,7 +63,8 @@ def measure_shift(
     The shift is the peak of the normalised cross-correlation of gradient magnitudes, refined by the parabola through it
     and its two neighbours (Tian & Huhns 1986, doi 10.1016/0734-189X(86)90028-9). Magnitudes make it independent of the
     size and sign of the contrast. One axis is searched at a time with the others at their last peak, until none moves,
-    because a shift along one axis blurs the peak of another.
+    because a shift along one axis blurs the peak of another. An axis along which the scan is uniform has no peak, and
+    counts as not shifted.
 
     Args:
         source, output: (X, Y, Z) on one grid; an axis shorter than 2·reach + 3 voxels counts as not shifted.
@@ -89,6 +91,8 @@ def measure_shift(
 def _axis_peak(pair: "_Pair", lags: Sequence[int], axis: int) -> tuple[int, float]:
     """Best lag along an axis, in whole voxels and refined; ``lags``: those of all axes."""
     reach, scores = pair.reach, pair.correlations(lags, axis)
+    if scores.max() - scores.min() < FLAT:
+        return 0, 0.0
     k = int(np.argmax(scores))
     if k in (0, 2 * reach):
         return k - reach, float(k - reach)

@@ -50,6 +50,17 @@ def test_a_synthetic_case_belongs_to_its_patient_and_donors_in_any_layout(tmp_pa
     assert found == {"a": ("a", frozenset()), "b": ("b", frozenset()), "a__syn000": ("a", frozenset("ab"))}
 
 
+@pytest.mark.parametrize("place", ["source", "target", "."])
+def test_records_beside_any_image_of_a_case_count(tmp_path, place):
+    (tmp_path / "c" / place).mkdir(parents=True)
+    record = {"real": {"day1": {"patient": "p"}, "day2": {"patient": "p"}}, "synthetic": {}}
+    (tmp_path / "c" / place / "provenance.json").write_text(json.dumps(record))
+    records = Records()
+    for case in ("day1", "day2"):
+        files = [tmp_path / "c" / side / f"{case}.nii" for side in ("source", "target")]
+        assert records.known(case, files).ids[0] == ("patient", "p")
+
+
 @pytest.mark.parametrize("donors", [["b"], "b"])
 def test_donors_in_a_record_written_by_hand_count(tmp_path, donors):
     record = {"patient": "a", "patients": donors, "operations": []}

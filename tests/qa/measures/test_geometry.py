@@ -49,6 +49,13 @@ def test_contrast_change_and_noise_are_no_shift():
     assert np.abs(measure_shift(seen(image, 1), seen(changed, 2), MM)).max() < 0.15
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_an_axis_along_which_the_scan_is_uniform_has_no_shift(seed):
+    image = np.repeat(scene(seed)[:, :, :1], 36, 2)
+    found = measure_shift(seen(image, 1), seen(200 - 0.7 * image, 2, 20.0), MM)
+    assert found == pytest.approx([0, 0, 0], abs=0.1)
+
+
 def test_shifts_beyond_the_search_range_and_short_axes():
     image = scene()
     assert measure_shift(image, np.roll(image, 3, 0), MM, reach=2)[0] in (2.0, pytest.approx(0, abs=1.5))
