@@ -53,9 +53,9 @@ def test_what_the_dockerfile_copies_is_there_and_not_ignored():
             *sources, _ = [word for word in rest.split() if not word.startswith("--")]
             for source in sources:
                 assert (ROOT / source).exists() and not ignored(source), source
-    for path in ("medgen/server/page.html", "medgen/models/ct-noncontrast/weights.safetensors", "configs/paper/cut.yaml"):
+    for path in ("medgen/server/page.html", "medgen/models/ct-noncontrast/model.json", "configs/paper/cut.yaml"):
         assert (ROOT / path).is_file() and not ignored(path)
-    for path in ("demo/scan.nii.gz", ".git/config", "runs/best/model.json", "tests/small.py", "medgen/__pycache__/x.pyc"):
+    for path in ("demo/scan.nii.gz", ".git/config", "runs/model.json", "tests/small.py", "medgen/__pycache__/x.pyc"):
         assert ignored(path), path
 
 
