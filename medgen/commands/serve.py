@@ -44,7 +44,8 @@ def serve(
         from medgen.server.app import LOCAL, Access, build_app
     except ImportError:
         raise InputError(
-            "dependency-missing", "medgen serve needs fastapi and uvicorn; install them: pip install 'medgen[server]'"
+            "dependency-missing",
+            "medgen serve needs further packages; install them: pip install 'medgen[server]'",
         ) from None
     from medgen.server.jobs import Jobs
     from medgen.server.named import served_models
