@@ -102,10 +102,11 @@ def _examined(path: Path, study: str | None) -> tuple[Dataset, int | None]:
         header = read_header(path)
     except InputError:
         header = None
-    if header is None or not all(UID(str(header[key])).is_valid for key in ("SOPClassUID", "SOPInstanceUID")):
+    uids = [UID(str((header or {}).get(key, ""))) for key in ("SOPClassUID", "SOPInstanceUID")]
+    if header is None or not all(uid.is_valid for uid in uids):
         return item, NOT_UNDERSTOOD
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header["SOPClassUID"], header["SOPInstanceUID"]
-    if study is not None and header["StudyInstanceUID"] != study:
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = uids
+    if study is not None and header.get("StudyInstanceUID") != study:
         return item, OTHER_STUDY
     try:
         return item, None if is_scan(header, path) else NO_IMAGE

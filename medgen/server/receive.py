@@ -1,6 +1,7 @@
 """Receive the body of a request within limits: a scan as the body, or the parts of a multipart message as files."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO
@@ -16,6 +17,7 @@ from medgen.server.uploads import MOST_FILES, Refused, kind_of, remove, unpack
 
 HEAD = 352  # bytes from which an upload is recognised
 STALLED = 60.0  # seconds without a byte after which an upload is ended
+logging.getLogger("python_multipart").addHandler(logging.NullHandler())  # its warnings quote requests
 
 # Headers of a part, names in lower case → the new file for its content, or None to leave it out. May raise Refused.
 Place = Callable[[dict[str, str]], Path | None]

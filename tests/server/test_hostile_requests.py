@@ -176,29 +176,36 @@ def upload(content):
 
 
 def multiparts(rng):
-    """Messages of STOW-RS and of MONAI Label: odd names, cut, nested, with many or long headers, wrong boundaries."""
-    names = ("file", "file", "label", "params", "../../secret.txt", "a" * 5000, "\0", '"', "file\r\nX: y", "")
-    head = b"PK\x03\x04" if rng.random() < 0.2 else bytes(128) + b"DICM"
+    """Messages of STOW-RS and of MONAI Label: odd names and UIDs, cut, many or long headers, wrong boundaries."""
+    names = ("file", "file", "label", "params", "../../secret.txt", "a" * 500, "\0", "file\r\nX: y", "1.2.3", "")
+    stow = rng.random() < 0.5
     parts = []
-    for _ in range(rng.choice((0, 1, 2, 30))):
+    for _ in range(rng.choice((0, 1, 1, 2, 30))):
         name, other = rng.choice(names), rng.choice(names)
-        kind = rng.choice(
-            ("application/dicom", "application/dicom", "multipart/related; boundary=c", "text/plain", name)
-        )
+        kind = rng.choice(("application/dicom",) * 9 + ("text/plain", name))
         lines = [f'Content-Disposition: form-data; name="{name}"; filename="{other}"', f"Content-Type: {kind}"]
-        lines += [f"X-{n}: {other}" for n in range(rng.choice((0, 0, 0, 40)))]
-        parts.append("\r\n".join(["--b", *lines, "", ""]).encode() + head + rng.randbytes(rng.choice((0, 9, 900))))
-    end = rng.choice((b"\r\n--b--\r\n", b"\r\n--b--\r\n", b"", b"\r\n--b--x", b"\r\n--b\r\n"))
-    content = b"\r\n".join(parts) + end
-    if rng.random() < 0.2:
-        content = bytes(250_000) + content
-    url = rng.choice(
-        ("/dicom-web/studies", "/dicom-web/tiny/studies/1.2", "/infer/tiny", "/infer/tiny?image=../secret.txt")
-    )
-    kind = "multipart/form-data" if "infer" in url else 'multipart/related; type="application/dicom"'
-    boundary = rng.choice(("b", "b", "b", "b", "c", "", "b" * 500, "\xff", 'b"; boundary="c'))
+        lines += [f"X-{n}: {other}" for n in range(rng.choice((0,) * 9 + (40,)))]
+        content = rng.choice((bytes(132), b"PK\x03\x04", b"\x1f\x8b\x08", b"")) + rng.randbytes(rng.choice((0, 9, 900)))
+        content = odd_dicom(name, other) if rng.random() < 0.5 else content
+        parts.append("\r\n".join(["--b", *lines, "", ""]).encode() + content)
+    end = rng.choice((b"\r\n--b--\r\n",) * 8 + (b"", b"\r\n--b--x", b"\r\n--b\r\n"))
+    content = b"\r\n".join(parts) + end + (bytes(250_000) if rng.random() < 0.05 else b"")
+    stows, forms = ("/dicom-web/studies", "/dicom-web/tiny/studies/1.2"), ("/infer/tiny", "/infer/tiny?image=../x")
+    boundary = rng.choice(("b",) * 12 + ("c", "", "b" * 500, "\xff", 'b"; boundary="c'))
+    kind = 'multipart/related; type="application/dicom"' if stow else "multipart/form-data"
     kinds = {"Content-Type": f"{kind}; boundary={boundary}".encode("latin-1")}
-    return {"method": "POST", "url": url, "content": content, "headers": kinds}
+    return {"method": "POST", "url": rng.choice(stows if stow else forms), "content": content, "headers": kinds}
+
+
+def odd_dicom(name, study):
+    """A CT image without pixels whose UIDs are texts."""
+
+    def element(group, number, text):
+        data = text.encode() + b"\0" * (len(text.encode()) % 2)
+        return struct.pack("<HH2sH", group, number, b"UI", len(data)) + data
+
+    head = bytes(128) + b"DICM" + element(2, 0x10, "1.2.840.10008.1.2.1")
+    return head + element(8, 0x16, "1.2.840.10008.5.1.4.1.1.2") + element(8, 0x18, name) + element(0x20, 0xD, study)
 
 
 KINDS = {f.__name__: f for f in (addresses, tokens, lengths, hosts, noise, headers, bombs, archives, multiparts)}
