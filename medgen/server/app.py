@@ -49,8 +49,12 @@ class Access:
     root: Path | None = None
 
 
-def build_app(jobs: Jobs, access: Access, about: dict[str, str]) -> FastAPI:
-    """The application. ``about``: {model name: one sentence}. It starts the worker of ``jobs`` and closes it."""
+def build_app(jobs: Jobs, access: Access, about: dict[str, str], ending: Callable[[], bool] = lambda: False) -> FastAPI:
+    """The application. It starts the worker of ``jobs`` and closes it.
+
+    about: {model name: one sentence}.
+    ending: whether the server is about to end, so that requests that wait for a conversion give up.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -131,7 +135,7 @@ def build_app(jobs: Jobs, access: Access, about: dict[str, str]) -> FastAPI:
         return Response(shown.tobytes(), media_type="application/octet-stream", headers=size)
 
     add_dicomweb(app, jobs)
-    add_monailabel(app, jobs, access.root, about)
+    add_monailabel(app, jobs, access.root, about, ending)
     return app
 
 

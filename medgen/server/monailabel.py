@@ -7,7 +7,7 @@ The result is an image where MONAI Label's models give a label map. There are no
 import asyncio
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,10 @@ FORM = "multipart/form-data"
 TICK = 0.05  # seconds between two looks at a job
 
 
-def add_monailabel(app: FastAPI, jobs: Jobs, root: Path | None, about: Mapping[str, str]) -> None:
-    """Add the interface. ``root``: folder below which ``image`` is looked for; ``about``: {model: one sentence}."""
+def add_monailabel(
+    app: FastAPI, jobs: Jobs, root: Path | None, about: Mapping[str, str], ending: Callable[[], bool]
+) -> None:
+    """Add the interface. ``root``: folder below which ``image`` is looked for. The others: see ``build_app``."""
 
     @app.get("/info/")
     def info() -> dict[str, Any]:
@@ -62,6 +64,9 @@ def add_monailabel(app: FastAPI, jobs: Jobs, root: Path | None, about: Mapping[s
             jobs.drop(job.id)
             raise
         while not job.finished:
+            if ending():
+                _forget(jobs, job)
+                raise Refused(503, "the server is being stopped")
             await asyncio.sleep(TICK)
         done = BackgroundTask(_forget, jobs, job)
         state, file = jobs.about(job.id), job.result
@@ -100,7 +105,7 @@ async def _source(request: Request, job: ServerJob, jobs: Jobs, root: Path | Non
 
 
 def _forget(jobs: Jobs, job: ServerJob) -> None:
-    with suppress(Refused):  # it may be deleted already
+    with suppress(Refused):  # it is deleted already, or being converted
         jobs.drop(job.id)
 
 

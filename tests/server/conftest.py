@@ -27,10 +27,10 @@ def served(model, tmp_path):
 
     opened = []
 
-    def start(limits=None, access=None, base=LOCAL, names=("tiny",)):
+    def start(limits=None, access=None, base=LOCAL, names=("tiny",), ending=lambda: False):
         (tmp_path / "work").mkdir(exist_ok=True)
         jobs = Jobs(dict.fromkeys(names, model), tmp_path / "work", limits or Limits(), qa_limits="general")
-        client = TestClient(build_app(jobs, access or Access(), {"tiny": "A model"}), base_url=base)
+        client = TestClient(build_app(jobs, access or Access(), {"tiny": "A model"}, ending), base_url=base)
         opened.append(client.__enter__())
         client.jobs = jobs
         return client

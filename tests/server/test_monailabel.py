@@ -114,3 +114,11 @@ def test_one_scan_at_a_time(served, tmp_path, quick):
     client = served()
     answer = client.post("/infer/tiny", files={"file": ("scan.zip", zipped(files))})
     assert answer.status_code == 422 and "several scans" in answer.json()["error"]
+
+
+def test_a_server_that_ends_lets_no_request_wait(served, tmp_path, monkeypatch):
+    path = scan(tmp_path / "scan.nii.gz")
+    client = served(ending=lambda: True)
+    monkeypatch.setattr(client.jobs, "submit", lambda job, source: None)  # it stays in the queue
+    answer = client.post("/infer/tiny", **form(path))
+    assert answer.status_code == 503 and not client.jobs._jobs
