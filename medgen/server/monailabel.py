@@ -80,9 +80,7 @@ def add_monailabel(
             return JSONResponse(params, background=done)
         if output == "image":
             return FileResponse(file, media_type="application/octet-stream", filename=file.name, background=done)
-        boundary = secrets.token_hex(16)
-        form = _form(params, file, boundary)
-        return StreamingResponse(form, media_type=f"{FORM}; boundary={boundary}", background=done)
+        return _form(params, file, done)
 
 
 async def _source(request: Request, job: ServerJob, jobs: Jobs, root: Path | None, image: str) -> Path:
@@ -109,15 +107,33 @@ def _forget(jobs: Jobs, job: ServerJob) -> None:
         jobs.drop(job.id)
 
 
-def _form(params: dict[str, Any], file: Path, boundary: str) -> Iterator[bytes]:
-    """The answer as a form: ``params``, JSON, and ``image``, the result."""
+def _form(params: dict[str, Any], file: Path, done: BackgroundTask) -> StreamingResponse:
+    """The answer as a form: ``params``, JSON, and ``image``, the result.
 
-    def head(name: str, kind: str) -> bytes:
-        return f"--{boundary}\r\nContent-Disposition: form-data; name={name}\r\nContent-Type: {kind}\r\n\r\n".encode()
+    It has a length, and so is not sent in chunks: MONAI Label's client reads the bytes of the connection as they are.
+    """
+    boundary = secrets.token_hex(16)
+    start = "\r\n".join(
+        (
+            f"--{boundary}",
+            'Content-Disposition: form-data; name="params"',
+            "Content-Type: application/json",
+            "",
+            json.dumps(params),
+            f"--{boundary}",
+            f'Content-Disposition: form-data; name="image"; filename="{file.name}"',
+            "Content-Type: application/octet-stream",
+            "\r\n",
+        )
+    ).encode()
+    end = f"\r\n--{boundary}--\r\n".encode()
 
-    yield head('"params"', "application/json") + json.dumps(params).encode() + b"\r\n"
-    yield head(f'"image"; filename="{file.name}"', "application/octet-stream")
-    with open(file, "rb") as result:
-        while block := result.read(BLOCK):
-            yield block
-    yield f"\r\n--{boundary}--\r\n".encode()
+    def content() -> Iterator[bytes]:
+        yield start
+        with open(file, "rb") as result:
+            while block := result.read(BLOCK):
+                yield block
+        yield end
+
+    length = {"Content-Length": str(len(start) + file.stat().st_size + len(end))}
+    return StreamingResponse(content(), 200, length, f"{FORM}; boundary={boundary}", done)

@@ -40,6 +40,7 @@ def test_an_upload_gives_parameters_and_image(served, model, tmp_path, quick):
     client, path = served(), scan(tmp_path / "scan.nii.gz")
     answer = client.post("/infer/tiny?image=scan", **form(path))
     assert answer.status_code == 200, answer.text
+    assert answer.headers["content-length"] == str(len(answer.content)), "clients do not undo chunks"
     (params, about), (image, content) = parts_of(answer)
     assert b'name="params"' in params and json.loads(about)["verdict"] in ("pass", "review", "fail")
     assert b'name="image"; filename="result.nii.gz"' in image
