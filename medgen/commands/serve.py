@@ -2,12 +2,13 @@
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medgen.commands.shared import pick_device
+from medgen.commands.shared import REFUSED, pick_device
 from medgen.errors import InputError
 from medgen.io.names import print_line
 
@@ -44,7 +45,8 @@ def serve(
         from medgen.server.app import LOCAL, Access, build_app
     except ImportError:
         raise InputError(
-            "dependency-missing", "medgen serve needs fastapi and uvicorn; install them: pip install 'medgen[server]'"
+            "dependency-missing",
+            "medgen serve needs further packages; install them: pip install 'medgen[server]'",
         ) from None
     from medgen.server.jobs import Jobs
     from medgen.server.named import served_models
@@ -71,4 +73,9 @@ def serve(
         jobs = Jobs(named, place, limits, device=pick_device(device), memory_gb=memory_gb, qa_limits=qa_limits)
         access = Access(token, LOCAL if own else None, allow_paths)
         print_line(f"serving {', '.join(named)} on http://{host}:{port}; press Ctrl-C to stop")
-        uvicorn.run(build_app(jobs, access, about), host=host, port=port, log_level="warning", server_header=False)
+        app = build_app(jobs, access, about, lambda: server.should_exit)
+        server = uvicorn.Server(uvicorn.Config(app, host, port, log_level="warning", server_header=False))
+        with suppress(KeyboardInterrupt):
+            server.run()
+    if not server.started:
+        raise typer.Exit(REFUSED)

@@ -1,27 +1,26 @@
 """The HTTP interface of ``medgen serve``. docs/how-to/serve_models.md lists the requests."""
 
-import asyncio
 import hmac
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anyio
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
-from medgen.server.jobs import Jobs, ServerJob
-from medgen.server.uploads import Refused, kind_of, remove, unpack
+from medgen.server.dicomweb import add_dicomweb
+from medgen.server.jobs import Jobs
+from medgen.server.monailabel import add_monailabel
+from medgen.server.receive import receive_scan
+from medgen.server.uploads import Refused, below
 
 PAGE = Path(__file__).with_name("page.html")
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 SMALL = 2**16  # bytes of a request that is no upload
-HEAD = 352  # bytes from which an upload is recognised
-STALLED = 60.0  # seconds without a byte after which an upload is ended
+UPLOADS = ("/dicom-web/", "/infer/")  # besides /api/jobs
 SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "SAMEORIGIN",
@@ -50,8 +49,12 @@ class Access:
     root: Path | None = None
 
 
-def build_app(jobs: Jobs, access: Access, about: dict[str, str]) -> FastAPI:
-    """The application. ``about``: {model name: one sentence}. It starts the worker of ``jobs`` and closes it."""
+def build_app(jobs: Jobs, access: Access, about: dict[str, str], ending: Callable[[], bool] = lambda: False) -> FastAPI:
+    """The application. It starts the worker of ``jobs`` and closes it.
+
+    about: {model name: one sentence}.
+    ending: whether the server is about to end, so that requests that wait for a conversion give up.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -88,7 +91,7 @@ def build_app(jobs: Jobs, access: Access, about: dict[str, str]) -> FastAPI:
     async def upload(request: Request, model: str, format: str | None = None) -> dict[str, Any]:
         job = jobs.reserve(model, format)
         try:
-            source = await _received(request, job, jobs)
+            source = await receive_scan(request, job, jobs)
             jobs.submit(job, source)
         except BaseException:
             jobs.drop(job.id)
@@ -97,7 +100,7 @@ def build_app(jobs: Jobs, access: Access, about: dict[str, str]) -> FastAPI:
 
     @app.post("/api/paths", status_code=202)
     async def path(request: Request, model: str, path: str, format: str | None = None) -> dict[str, Any]:
-        source = await run_in_threadpool(_below, access.root, path)
+        source = await run_in_threadpool(below, access.root, path)
         job = jobs.reserve(model, format)
         jobs.submit(job, source)
         return jobs.about(job.id)
@@ -131,6 +134,8 @@ def build_app(jobs: Jobs, access: Access, about: dict[str, str]) -> FastAPI:
         size = {"X-Rows": str(shown.shape[0]), "X-Columns": str(shown.shape[1])}
         return Response(shown.tobytes(), media_type="application/octet-stream", headers=size)
 
+    add_dicomweb(app, jobs)
+    add_monailabel(app, jobs, access.root, about, ending)
     return app
 
 
@@ -146,7 +151,8 @@ def _check(request: Request, access: Access, most: int) -> None:
         given = request.headers.get("authorization", "").encode()
         if not hmac.compare_digest(given, f"Bearer {access.token}".encode()):
             raise Refused(401, "give the token of this server")
-    uploads = request.method == "POST" and request.url.path == "/api/jobs"
+    path = request.url.path
+    uploads = request.method == "POST" and (path == "/api/jobs" or path.startswith(UPLOADS))
     length = request.headers.get("content-length")
     if length is not None and not (length.isascii() and length.isdigit()):
         raise Refused(400, "the content length is not a number")
@@ -157,58 +163,3 @@ def _check(request: Request, access: Access, most: int) -> None:
 def _name(host: str) -> str:
     """The name in a header ``Host``, without the port."""
     return host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-
-
-async def _received(request: Request, job: ServerJob, jobs: Jobs) -> Path:
-    """Write the body into the job's folder, and unpack it if it is an archive. Raises Refused."""
-    limit, raw, size, head = jobs.limits.upload, job.folder / "upload", 0, b""
-    blocks = request.stream()
-    try:
-        async with await anyio.open_file(raw, "xb") as file:
-            while True:
-                try:
-                    block = await asyncio.wait_for(anext(blocks), STALLED)
-                except StopAsyncIteration:
-                    break
-                size += len(block)
-                if size > limit:
-                    raise Refused(413, "the upload is too large")
-                if len(head) < HEAD:
-                    head += block[: HEAD - len(head)]
-                    if len(head) == HEAD:
-                        kind_of(head)
-                await file.write(block)
-    except TimeoutError:
-        raise Refused(408, "the upload stalled") from None
-    except OSError as error:
-        raise Refused(507, f"the upload cannot be stored ({error.strerror})") from error
-    return await run_in_threadpool(_placed, raw, kind_of(head), job, jobs)
-
-
-def _placed(raw: Path, kind: str, job: ServerJob, jobs: Jobs) -> Path:
-    """The scan of an upload: a NIfTI file, or a folder of DICOM files."""
-    if kind != "zip":
-        return raw.rename(job.folder / f"scan.{kind}")
-    folder = job.folder / "scan"
-    folder.mkdir()
-    try:
-        job.folders, job.unread = unpack(raw, folder, jobs.limits)
-    except Refused:
-        remove(folder)
-        raise
-    raw.unlink()
-    return folder
-
-
-def _below(root: Path | None, path: str) -> Path:
-    """A scan below the allowed folder, links resolved. Raises Refused."""
-    if root is None:
-        raise Refused(403, "this server takes no paths; upload the scan")
-    if not path or "\0" in path or len(path) > 4096 or os.path.isabs(path):
-        raise Refused(400, "give a path relative to the server's folder")
-    place = Path(os.path.realpath(root / path))
-    if not place.is_relative_to(os.path.realpath(root)):
-        raise Refused(403, "the path leads out of the server's folder")
-    if not place.exists():
-        raise Refused(404, "there is no such scan")
-    return place

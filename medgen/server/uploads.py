@@ -1,5 +1,6 @@
 """Receive a scan from a client: recognise it by its first bytes, and unpack archives without trusting their names."""
 
+import os
 import re
 import shutil
 import stat
@@ -155,6 +156,20 @@ def zip_files(root: Path, results: Sequence[Path], archive: Path) -> None:
             for path in [result] if result.is_file() else sorted(result.rglob("*")):
                 if path.is_file() and not path.is_symlink():
                     made.write(path, path.relative_to(root).as_posix())
+
+
+def below(root: Path | None, path: str) -> Path:
+    """A scan below the allowed folder, links resolved. Raises Refused."""
+    if root is None:
+        raise Refused(403, "this server takes no paths; upload the scan")
+    if not path or "\0" in path or len(path) > 4096 or os.path.isabs(path):
+        raise Refused(400, "give a path relative to the server's folder")
+    place = Path(os.path.realpath(root / path))
+    if not place.is_relative_to(os.path.realpath(root)):
+        raise Refused(403, "the path leads out of the server's folder")
+    if not place.exists():
+        raise Refused(404, "there is no such scan")
+    return place
 
 
 def remove(folder: Path) -> None:

@@ -1,81 +1,23 @@
 """The server gives the voxels of medgen translate, within bounds."""
 
 import io
-import time
 import zipfile
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from dicom_series import stored, write_ct
-from small import make_model
+from serving import LOCAL, finished, scan, zipped
 from typer.testing import CliRunner
 
-from medgen.checkpoint import save_model
 from medgen.cli import app as cli
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
-from fastapi.testclient import TestClient  # noqa: E402
-
-from medgen.server.app import Access, build_app  # noqa: E402
-from medgen.server.jobs import Jobs  # noqa: E402
+from medgen.server.app import Access  # noqa: E402
 from medgen.server.uploads import Limits  # noqa: E402
-
-LOCAL = "http://127.0.0.1:8000"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    folder.mkdir()
-    made = make_model()
-    save_model(folder, made.generator, made.info)
-    return folder
-
-
-@pytest.fixture
-def served(model, tmp_path):
-    """A client of a new server. ``served(limits, access)``."""
-    opened = []
-
-    def start(limits=None, access=None, base=LOCAL):
-        (tmp_path / "work").mkdir(exist_ok=True)
-        jobs = Jobs({"tiny": model}, tmp_path / "work", limits or Limits(), qa_limits="general")
-        client = TestClient(build_app(jobs, access or Access(), {"tiny": "A model"}), base_url=base)
-        opened.append(client.__enter__())
-        client.jobs = jobs
-        return client
-
-    yield start
-    for client in opened:
-        client.__exit__(None, None, None)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Without reports, which take a second each."""
-    monkeypatch.setattr("medgen.server.jobs.conversion_report", lambda *_, **__: None)
-
-
-def scan(path, shape=(14, 12, 10)):
-    data = np.rint(np.random.default_rng(2).normal(40, 200, shape)).astype(np.int16)
-    nib.save(nib.Nifti1Image(data, np.diag([-2, 2, 3, 1.0])), path)
-    return path
-
-
-def finished(client, answer):
-    assert answer.status_code == 202, answer.text
-    name = answer.json()["id"]
-    for _ in range(300):
-        state = client.get(f"/api/jobs/{name}").json()
-        if state["state"] in ("done", "failed"):
-            return state
-        time.sleep(0.02)
-    raise AssertionError(state)
 
 
 def test_a_nifti_upload_gives_the_voxels_of_the_command(served, model, tmp_path):
@@ -168,14 +110,6 @@ def test_a_zip_as_other_programs_write_it(served, tmp_path, quick, kind):
     assert state["state"] == "done" and [case["error"] for case in state["cases"]] == [None], state
 
 
-def zipped(files):
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return content.getvalue()
-
-
 def test_the_results_of_a_zip_name_their_folders(served, tmp_path, quick):
     files = {}
     for patient in ("Ann", "Bob"):
@@ -238,7 +172,8 @@ def test_old_jobs_are_deleted(served, tmp_path, quick):
 def test_a_wrong_token_opens_only_the_page(served, given):
     client = served(access=Access(token="right-token-0123456", hosts=None), base="http://server.example")
     headers = {} if given is None else {"Authorization": given.encode("latin-1")}
-    for method, path in (("GET", "/api/models"), ("POST", "/api/jobs?model=tiny"), ("GET", "/api/jobs/x")):
+    places = [("GET", "/api/models"), ("POST", "/api/jobs?model=tiny"), ("GET", "/api/jobs/x"), ("GET", "/info/")]
+    for method, path in (*places, ("POST", "/infer/tiny"), ("POST", "/dicom-web/studies")):
         assert client.request(method, path, headers=headers).status_code == 401
     assert client.get("/", headers=headers).status_code == 200
     right = {"Authorization": "Bearer right-token-0123456"}
@@ -249,7 +184,8 @@ def test_other_websites_and_names_are_refused(served):
     client = served()
     assert client.get("/api/models", headers={"Host": "evil.example"}).status_code == 421
     assert client.get("/api/models", headers={"Host": "127.0.0.1.evil.example:8000"}).status_code == 421
-    assert client.post("/api/jobs?model=tiny", headers={"Origin": "http://evil.example"}).status_code == 403
+    for path in ("/api/jobs?model=tiny", "/infer/tiny", "/dicom-web/studies"):
+        assert client.post(path, headers={"Origin": "http://evil.example"}).status_code == 403
     assert client.get("/api/models", headers={"Origin": LOCAL}).status_code == 200
 
 
