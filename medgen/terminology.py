@@ -16,8 +16,8 @@ SINGULAR = {"pancreas", "gas", "feces", "faeces"}  # ends like a plural; words i
 
 # Structure -> terms; the first structure with a term anywhere in the name is meant.
 STRUCTURES = {
-    "aorta": ("aorta",),
-    "inferior_vena_cava": ("vena cava", "venacava", "ivc"),
+    "aorta": ("aorta", "arota"),  # the second, and postcava, as in the data set AMOS
+    "inferior_vena_cava": ("vena cava", "venacava", "ivc", "postcava"),
     "portal_vein": ("portal",),
     "artery": ("arter",),
     "vein": ("vein", "vena", "vessel"),

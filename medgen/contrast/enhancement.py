@@ -78,8 +78,10 @@ UPTAKE: tuple[tuple[str, Uptake | None], ...] = (
     ("brachiocephalic vein", Uptake("blood_right", mixing=0.35)),
     ("vena", Uptake("blood_cava", mixing=0.2)),
     ("ivc", Uptake("blood_cava", mixing=0.2)),
+    ("postcava", Uptake("blood_cava", mixing=0.2)),  # as in the data set AMOS, like arota
     ("vein", Uptake("blood_cava", mixing=0.15)),
     ("aorta", Uptake("blood_left")),
+    ("arota", Uptake("blood_left")),
     ("artery", Uptake("blood_left")),
     ("arter", Uptake("blood_left")),
     ("brachiocephalic trunk", Uptake("blood_left")),

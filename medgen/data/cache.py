@@ -20,14 +20,14 @@ import numpy as np
 
 from medgen.data.body_mask import body_mask, looks_like_hu
 from medgen.data.fingerprint import Thinned, describe, describe_thinned, thinned
-from medgen.data.intensity import Code, Range, fit_range
+from medgen.data.intensity import Code, Range, fit_range, masked_value
 from medgen.errors import InputError
 from medgen.io.claim import record_written
 from medgen.io.hashes import file_states
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume, canonical_view, contiguous
 
-VERSION = 6  # increase when a change of this file invalidates old entries
+VERSION = 7  # increase when a change of this file invalidates old entries
 FEWEST_MASKED = 0.02  # share of a masked background, at least
 BODY_VOXELS = 20_000  # sample size; enough for choosing patch centres
 THREADS = 2  # entries filled at once: decompression releases Python's lock, and two volumes fit into memory
@@ -126,7 +126,7 @@ def _fill(
     read_warnings, own = own.warnings, canonical_view(own)  # views: only what is stored is brought into order
     volume = canonical_view(make()) if make else own
     if spacing is not None and not np.allclose(volume.spacing, spacing, rtol=0.02):
-        volume = resample(volume, spacing)
+        volume = resample(volume, spacing, background=masked_value(volume.data, intensity.get("background")))
     try:
         codes = fit_range(volume.data, **intensity)
         # New scans are compared as they are, so the fingerprint is that of the file: another field of view or grid

@@ -1,5 +1,7 @@
 """Resampling between grids: to the model's spacing and back."""
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import ndimage
 
@@ -8,7 +10,9 @@ from medgen.data.labels.resampling import along_axes, by_affine, labels_at
 from medgen.io.volume import Volume
 
 
-def resample(volume: Volume, spacing: tuple[float, ...], *, labels: bool = False) -> Volume:
+def resample(
+    volume: Volume, spacing: tuple[float, ...], *, labels: bool = False, background: float | None = None
+) -> Volume:
     """Resample a volume to another voxel spacing on the same axes.
 
     The old and the new field of view have the same centre. Along axes where voxels grow, the image is first smoothed
@@ -18,6 +22,7 @@ def resample(volume: Volume, spacing: tuple[float, ...], *, labels: bool = False
         volume: (X, Y, Z); its affine may be oblique.
         spacing: new voxel spacing in mm along each array axis.
         labels: the label with the largest share wins, see ``data.labels.resampling``; no smoothing.
+        background: value of masked voxels, which is no intensity: see `unmixed`.
     """
     old = np.asarray(volume.spacing)
     new = np.asarray(spacing, float)
@@ -28,11 +33,32 @@ def resample(volume: Volume, spacing: tuple[float, ...], *, labels: bool = False
     if labels:
         data = labels_at(volume.data, along_axes(first, step, shape), shape)
     else:
-        data = interpolate(volume.data, first, step, shape, sigma=np.maximum(0, (step - 1) / 2).tolist())
+        sigma = np.maximum(0, (step - 1) / 2).tolist()
+        data = unmixed(volume.data, background, lambda v: interpolate(v, first, step, shape, sigma=sigma))
     affine = volume.affine.copy()
     affine[:3, :3] = volume.affine[:3, :3] * step
     affine[:3, 3] = volume.affine[:3, :3] @ first + volume.affine[:3, 3]
     return Volume(data.astype(np.float32), affine, volume.dtype, None, volume.path)
+
+
+def unmixed(data: np.ndarray, background: float | None, resampled: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Resample an image by a linear filter, without mixing tissue and masked voxels.
+
+    A new voxel is the mean of the unmasked voxels in its reach, with the filter's weights (normalised convolution,
+    Knutsson & Westin 1993), or masked where these have less than half of the weight. Otherwise the border of a
+    skull-stripped brain would get a rim of values that are neither.
+
+    Args:
+        data: (X, Y, Z).
+        background: value of masked voxels; None: none are.
+        resampled: the filter.
+    """
+    if background is None:
+        return resampled(data)
+    inside = data != background
+    share = resampled(inside.astype(np.float32))
+    tissue = resampled(np.where(inside, data, 0).astype(np.float32))
+    return np.where(share >= 0.5, tissue / np.maximum(share, 0.5), np.float32(background))
 
 
 def resample_like(volume: Volume, reference: Volume, *, labels: bool = False) -> np.ndarray:

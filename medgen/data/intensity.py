@@ -127,6 +127,12 @@ class Range:
         return asdict(self)
 
 
+def masked_value(data: np.ndarray, background: float | None) -> float | None:
+    """``background`` if enough voxels (`MASKED_SHARE`) of a volume have this value for it to be masked, else None."""
+    masked = background is not None and np.count_nonzero(data == background) >= MASKED_SHARE * data.size
+    return background if masked else None
+
+
 def fit_range(
     data: np.ndarray,
     *,
@@ -155,8 +161,7 @@ def fit_range(
     """
     if kind == "window":
         return Range(-1000.0 if low is None else low, 1000.0 if high is None else high, outside, background)
-    if background is not None and np.count_nonzero(data == background) < MASKED_SHARE * data.size:
-        background = None
+    background = masked_value(data, background)
     foreground = data[data > foreground_threshold(data) if background is None else data != background]
     if foreground.size == 0:
         raise InputError(

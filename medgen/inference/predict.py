@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from medgen.checkpoint import Model, removes_contrast
 from medgen.data.align import to_common_grid
 from medgen.data.grid import resample, resample_like
-from medgen.data.intensity import Code, Range, encode_channels, fit_range
+from medgen.data.intensity import Code, Range, encode_channels, fit_range, masked_value
 from medgen.data.patches import AXES
 from medgen.data.slabs import fold, unfold
 from medgen.errors import InputError
@@ -159,7 +159,9 @@ def restore_case(model: Model, prepared: Prepared, y: np.ndarray, *, overwrite: 
         else:
             image = decode.decode(y[i], overwrite=overwrite)
             if grid[k] is not own[k]:
-                image = _on_own_grid(image, grid[k], own[k], codes[k], transfer)
+                keep = getattr(model.settings.method, "keep_background", False)
+                outside = float(decode.decode(np.full(1, -1, np.float32))[0]) if keep else None
+                image = _on_own_grid(image, grid[k], own[k], codes[k], transfer, outside)
         image = _carried(image, own[k].data, codes[k], decode, own[k].padding)
         # Integers are precise enough for HU, but not for a target range such as 0..1, which is stored as float32.
         coarse = np.issubdtype(scan.dtype, np.integer) and decode.high - decode.low < 500
@@ -246,7 +248,9 @@ def _blocks(x: np.ndarray) -> Iterator[tuple[slice, ...]]:
         yield tuple(slice(k, k + 16) if a == axis else slice(None) for a in range(3))
 
 
-def _on_own_grid(y: np.ndarray, grid: Volume, own: Volume, code: Range, transfer: str) -> np.ndarray:
+def _on_own_grid(
+    y: np.ndarray, grid: Volume, own: Volume, code: Range, transfer: str, outside: float | None = None
+) -> np.ndarray:
     """Resample a decoded translation from the model's grid to the scan's grid, as set by inference.transfer.
 
     Both kinds of transfer clip the source to the code's range, so that smoothing of, for example, 3000 HU does not
@@ -257,7 +261,11 @@ def _on_own_grid(y: np.ndarray, grid: Volume, own: Volume, code: Range, transfer
         y: translation on ``grid``.
         grid: the source at the model's spacing.
         own: the source on its own grid.
+        outside: value of the output in masked voxels of the source, which are not mixed with tissue; None: the model
+            translates these too.
     """
+    if outside is not None and code.background is not None:
+        return _inside_own_mask(y, grid, own, code, transfer, outside)
     carries = code.outside != "clip"
     image = None if transfer == "difference" else resample_like(grid.replaced(y), own)
     if image is not None and not carries:
@@ -268,6 +276,25 @@ def _on_own_grid(y: np.ndarray, grid: Volume, own: Volume, code: Range, transfer
     if image is not None:
         np.copyto(changed, image, where=~_near(code.beyond(own.data), grid, own))
     return changed
+
+
+def _inside_own_mask(
+    y: np.ndarray, grid: Volume, own: Volume, code: Range, transfer: str, outside: float
+) -> np.ndarray:
+    """`_on_own_grid` of a masked scan: the mean of the unmasked voxels in reach, and ``outside`` where it is masked."""
+    inside = grid.data != code.background
+    base = np.where(inside, code.clip(grid.data), 0) if transfer == "difference" else 0
+    share = resample_like(grid.replaced(inside.astype(np.float32)), own)
+    values = resample_like(grid.replaced(np.where(inside, y, 0) - base), own)
+    values /= np.maximum(share, np.finfo(np.float32).eps)
+    if transfer == "difference":
+        values += code.clip(own.data)
+    far = (
+        share <= np.finfo(np.float32).eps
+    )  # tissue without tissue of the model's grid beside it, such as a thin bridge
+    values[far] = resample_like(grid.replaced(y), own)[far] if far.any() else 0
+    values[own.data == code.background] = outside
+    return values
 
 
 def gives_maps(model: Model) -> bool:
@@ -363,7 +390,8 @@ def on_model_grid(volume: Volume, model: Model, *, labels: bool = False) -> Volu
         )
     if np.abs(volume.data).max() > LARGEST:  # e.g. padding with the lowest float32
         volume = volume.replaced(np.clip(volume.data, -LARGEST, LARGEST))
-    return resample(volume, model_spacing, labels=labels)
+    masked = None if labels else masked_value(volume.data, model.settings.intensity.source.background)
+    return resample(volume, model_spacing, labels=labels, background=masked)
 
 
 def _has_model_spacing(volume: Volume, model: Model) -> bool:

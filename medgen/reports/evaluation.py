@@ -170,7 +170,8 @@ def _rank(index: int, count: int) -> str:
 def _figure(case: str, why: str, systems: Sequence[System], printable: bool, gaps: Gaps) -> dict[str, Any]:
     several = len(systems) > 1
     found = [(system, case_numbers) for system in systems for case_numbers in system.cases if case_numbers.name == case]
-    shown, not_shown = found[:MOST_SYSTEMS], found[MOST_SYSTEMS:]
+    shown = [entry for entry in found if _same_beside(entry[1].files, found[0][1].files)][:MOST_SYSTEMS]
+    not_shown = [entry for entry in found if entry not in shown]
     checked = [(system.name if several else "", _checked(system, case)) for system, _ in shown]
     files = {system.name: case_numbers.files for system, case_numbers in shown}
     status = min((sections.statuses(system).get(case, "") for system, _ in found), key=_rank_of, default="")
@@ -179,6 +180,11 @@ def _figure(case: str, why: str, systems: Sequence[System], printable: bool, gap
     )
     item = {"why": why, "numbers": [*filter(None, errors)], "beside": [s.name for s, _ in not_shown], "status": status}
     return item | case_item(case, checked, lambda places: _scene(files, places), gaps, static_picture=printable)
+
+
+def _same_beside(files: Mapping[str, Path], others: Mapping[str, Path]) -> bool:
+    """Whether a picture can show two systems' outputs beside one input and one truth."""
+    return all(files.get(role) == others.get(role) for role in ("source", "reference"))
 
 
 def _rank_of(status: str) -> int:

@@ -174,6 +174,13 @@ def differences(systems: Sequence[System]) -> list[str]:
     truths = {str(system.summary.settings.reference) for system in systems}
     if len(truths) > 1:
         found.append(f"The truth images of the systems come from different folders ({', '.join(sorted(truths))}).")
+    sources = {system.name: str(system.summary.settings.source) for system in systems}
+    if len(set(sources.values())) > 1:
+        listed = ", ".join(f"{name} {folder}" for name, folder in sources.items())
+        found.append(
+            f"The unconverted sources of the systems come from different folders ({listed}): what is shown of the "
+            f"source is that of {systems[0].name}."
+        )
     if changed := _changed_baseline(systems):
         found.append(
             f"The error of the unconverted source depends on the system in {len(changed)} cases, such as {changed[0]}: "

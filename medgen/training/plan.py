@@ -50,7 +50,7 @@ class Facts:
     patients: int
     pairs: int
     hu: tuple[bool, bool]
-    masked: bool
+    masked: tuple[bool, bool]
     removal: bool
     spacing: tuple[float, float, float]
     varies: bool
@@ -72,7 +72,10 @@ class Facts:
         return [
             f"{self.cases} cases of {self.patients} patients, {self.pairs} with both "
             f"{'+'.join(self.sources)} and {'+'.join(self.targets)}",
-            f"sources: {kinds[0]}; targets: {kinds[1]}" + ("; masked background" if self.masked else ""),
+            "; ".join(
+                f"{side}: {kind}" + (", masked background" if masked else "")
+                for side, kind, masked in zip(("sources", "targets"), kinds, self.masked, strict=True)
+            ),
             f"median spacing {mm} mm" + (", which varies between scans" if self.varies else ""),
             f"median size {size} voxels at that spacing",
             *(["pairs lie on one grid" if self.one_grid else "pairs lie on different grids"] if self.paired else []),
@@ -128,7 +131,10 @@ def look(root: Path, sources: tuple[str, ...] = ("source",), targets: tuple[str,
         patients=len({case.patient or case.name for case in cases}),
         pairs=len(pairs),
         hu=hu,
-        masked=not any(hu) and _most([_masked(v.data) for v in (*images, *truths)]),
+        masked=(
+            not any(hu) and _most([_masked(v.data) for v in images]),
+            not any(hu) and _most([_masked(v.data) for v in truths]),
+        ),
         removal=removal,
         spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
         varies=varies,
@@ -184,7 +190,8 @@ def plan(facts: Facts, hours: float | None = None, *, folds: int | None = None, 
     _choose_grid(facts, machine, values, choose)
     _choose_codecs(facts, values, choose)
     if "keep_background" in values["method"]:
-        choose("method", "keep_background", facts.masked, "masked images" if facts.masked else "no masked background")
+        both = all(facts.masked)
+        choose("method", "keep_background", both, "masked images" if both else "not both sides are masked")
     if hours is not None:
         about = "the time given" if folds is None else f"the time given, for each of {folds} folds"
         minutes = max(0.1, round(60 * hours / (folds or 1), 1))
@@ -256,12 +263,12 @@ def _about_patch(facts: Facts, most: int) -> str:
 def _choose_codecs(facts: Facts, values: dict[str, Any], choose: Callable[[str, str, Any, str], None]) -> None:
     if facts.removal or (all(facts.hu) and not facts.paired):
         return  # the windows of the config are for CT
-    for side, hu in zip(("source", "target"), facts.hu, strict=True):
+    for side, hu, masked in zip(("source", "target"), facts.hu, facts.masked, strict=True):
         if hu:
             choose("intensity", side, {"kind": "window", "low": -1000, "high": 1000}, "CT: HU are absolute")
             continue
         codec: dict[str, Any] = {"kind": "percentile", "high": 99.5}
-        codec |= {"background": 0} if facts.masked else {}
+        codec |= {"background": 0} if masked else {}
         codec |= {"follow": True} if side == "target" and not any(facts.hu) and facts.paired else {}
         choose("intensity", side, codec, "no units: the range of each scan")
     if any(facts.hu):

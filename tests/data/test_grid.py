@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 
 from medgen.data.grid import resample, resample_like
@@ -56,3 +58,16 @@ def test_constant_stays_constant():
     volume = Volume(np.full((7, 9, 11), 55, np.float32), oblique((0.7, 0.7, 5)))
     for spacing in ((2.5, 2.5, 2.5), (0.5, 0.5, 0.5)):
         assert resample(volume, spacing).data == pytest.approx(55)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.tuples(*[st.floats(0.4, 3.0)] * 3), st.integers(0, 9))
+def test_masked_voxels_are_not_mixed_with_tissue(spacing, seed):
+    rng = np.random.default_rng(seed)
+    inside = ndimage.gaussian_filter(rng.normal(size=(18, 16, 14)), 2) > 0
+    data = np.where(inside, 500.0, 0.0).astype(np.float32)
+    new = resample(Volume(data, np.eye(4), np.dtype(np.float32)), spacing, background=0.0)
+    tissue = new.data[new.data > 0]
+    np.testing.assert_allclose(tissue, 500.0, rtol=1e-5)  # a constant tissue stays constant up to its border
+    shared = resample(Volume(inside.astype(np.float32), np.eye(4), np.dtype(np.float32)), spacing).data
+    np.testing.assert_array_equal(new.data != 0, shared >= 0.5)

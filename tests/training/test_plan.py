@@ -80,7 +80,7 @@ def test_pairs_of_ct_with_and_without_contrast_medium_use_the_shipped_model(tmp_
         save(tmp_path / f"source/p{seed}.nii.gz", patient.contrast, (3.5, 3.5, 5.0))
         save(tmp_path / f"target/p{seed}.nii.gz", patient.noncontrast, (3.5, 3.5, 5.0))
     facts = look(tmp_path)
-    assert facts.hu == (True, True) and facts.removal and facts.one_grid and not facts.masked and not facts.apart
+    assert facts.hu == (True, True) and facts.removal and facts.one_grid and not any(facts.masked) and not facts.apart
     values = yaml.safe_load(plan(facts))
     assert values["train"]["start_from"] == "ct-noncontrast" and values["data"]["removes_contrast"]
     assert values["data"]["spacing"] == [1.5, 1.5, 1.5] and values["intensity"]["source"]["kind"] == "window"
@@ -102,7 +102,7 @@ def test_pairs_whose_alignment_cannot_be_measured_are_named(tmp_path, monkeypatc
 def test_mr_pairs(tmp_path, masked):
     for i in range(6):
         save(tmp_path / f"case{i}/t1.nii.gz", brain(i, masked))
-        save(tmp_path / f"case{i}/t2.nii.gz", 900 - brain(i, masked) * (brain(i) > 0))
+        save(tmp_path / f"case{i}/t2.nii.gz", np.where(brain(i, masked) == 0, 0, 900 - brain(i, masked)))
     facts = look(tmp_path, ("t1",), ("t2",))
     text = plan(facts, hours=0.5)
     values = yaml.safe_load(text)
@@ -179,3 +179,16 @@ def test_images_without_the_offset_of_hu_among_others_are_named(tmp_path):
             save(tmp_path / side / f"p{k}.nii.gz", body + (offset if side == "source" else 0))
     said = " ".join(look(tmp_path, ("source",), ("target",)).warnings)
     assert "of 3 source images that were read, those of p1 have no air in HU" in said and "target images" not in said
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_mask_on_one_side_is_encoded_on_that_side_alone(tmp_path, side):
+    for i in range(3):
+        save(tmp_path / f"source/p{i}.nii.gz", brain(i, side == "source"))
+        save(tmp_path / f"target/p{i}.nii.gz", brain(i + 5, side == "target"))
+    facts = look(tmp_path)
+    assert facts.masked == (side == "source", side == "target")
+    assert f"{side}s: no HU (MR), masked background" in " ".join(facts.lines())
+    values = yaml.safe_load(plan(facts))
+    assert [name for name, codec in values["intensity"].items() if "background" in codec] == [side]
+    assert not values["method"]["keep_background"]

@@ -181,8 +181,14 @@ def load_split(path: str | Path, cases: list[Case]) -> dict[str, list[Case]]:
         )
     split: dict[str, list[Case]] = {}
     part_of: dict[str, str] = {}
+    stated: dict[str, str] = {}
     for part in SPLITS:
         names = content.get(part, {})
+        for patient in {str(p) for p in names.values() if p} if isinstance(names, dict) else ():
+            if stated.setdefault(patient, part) != part:
+                raise InputError(
+                    "split-patient-in-both", f"{path} names patient {patient} in two subsets; keep each patient in one"
+                )
         for name in names:
             if name not in known:
                 raise InputError(

@@ -184,3 +184,11 @@ def test_a_stated_fold_sets_subsets_and_excludes_cases_it_does_not_name():
     for fold, code, name in ((2, "split-fold-unknown", "0 to 1"), (0, "split-fold-empty", "fold 0")):
         with refused(code, names=("splits_final.json", name)):
             with_stated_fold(cases[:1], Path("splits_final.json"), FOLDS, fold)
+
+
+def test_a_split_file_that_states_a_patient_in_two_subsets_is_refused(tmp_path):
+    """Also where the names of the cases do not show that they are one patient."""
+    content = {"train": {"c0": "P2"}, "validation": {"c1": "P2"}, "test": {}}
+    (tmp_path / "split.json").write_text(json.dumps(content))
+    with refused("split-patient-in-both", names="P2"):
+        load_split(tmp_path / "split.json", [pair("c0"), pair("c1")])
