@@ -13,6 +13,7 @@ from medgen.commands.contrast import simulate_contrast
 from medgen.commands.doctor import doctor
 from medgen.commands.export import export
 from medgen.commands.json_output import OPTION, add_errors, add_result, run_for_scripts
+from medgen.commands.labels import labels
 from medgen.commands.pack import pack, unpack
 from medgen.commands.phantom import phantom
 from medgen.commands.plan import plan, settings_for
@@ -130,6 +131,7 @@ app.command()(augment)
 app.command()(synthesize)
 app.command()(sample)
 app.command()(segment)
+app.command()(labels)
 app.command(name="simulate-contrast")(simulate_contrast)
 app.command()(doctor)
 app.command()(plan)

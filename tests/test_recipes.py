@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from dicom_series import AXIAL, write_ct
+from dicom_structures import write_rtstruct, write_segmentation
 from typer.testing import CliRunner
 
 from medgen.cli import app
@@ -109,12 +110,24 @@ def coltea(root):
             write_ct(root / f"Coltea-Lung-CT-100W/{n:04d}/{phase}/DICOM", slices + 1024, AXIAL)
 
 
+def dicom_labels(root):
+    """One square in the slices 1 and 2, as contours and as a segmentation."""
+    folder = root / "patient"
+    write_ct(folder / "ct", np.full((5, 12, 14), 1000))
+    square = [(2.5, 3.5), (7.5, 3.5), (7.5, 8.5), (2.5, 8.5)]
+    write_rtstruct(folder / "rtstruct.dcm", folder / "ct", {"liver": [(1, square), (2, square)]})
+    liver = np.zeros((14, 12, 5), bool)
+    liver[3:8, 4:9, 1:3] = True
+    write_segmentation(folder / "seg.dcm", folder / "ct", {"liver": liver})
+
+
 STAND_INS = {
     "SynthRAD2025": (synthrad, []),
     "BraTS 2023 and later": (brats, []),
     "IXI": (ixi, []),
     "Medical Segmentation Decathlon": (decathlon, []),
     "Coltea-Lung-CT-100W": (coltea, []),
+    "Labels from DICOM": (dicom_labels, []),
 }
 
 
@@ -143,4 +156,10 @@ def test_a_recipe_runs_as_it_is_written(name, tmp_path, monkeypatch):
     if name == "BraTS 2023 and later":
         split = json.loads((tmp_path / "run/split.json").read_text())
         assert {len(part) for part in split.values() if any("00000" in case for case in part)} & {2, 3}
+    if name == "Labels from DICOM":
+        one, other = (
+            nib.load(tmp_path / f"{folder}/patient.nii.gz").get_fdata() for folder in ("labels", "labels_seg")
+        )
+        assert one.sum() == 50 and np.array_equal(one, other)
+        return
     assert name == "Coltea-Lung-CT-100W" or load_settings(tmp_path / "run/config.yaml", []).data.root
