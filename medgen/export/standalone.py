@@ -1,8 +1,8 @@
 """The steps around an exported network in numpy alone, as ``inference.predict`` has them.
 
 `modality_converter` copies this file into the programs of others, so it imports nothing of medgen and runs on Python
-3.9, which 3D Slicer 5.8 has. ``about`` is the metadata ``medgen_pipeline`` of an ONNX file (see `pipeline`), of a model with
-one source, one target, an image as output and a 3D network.
+3.9, which 3D Slicer 5.8 has. ``about`` is the metadata ``medgen_pipeline`` of an ONNX file (see `pipeline`), of a model
+with one source, one target, an image as output and a 3D network.
 """
 # ruff: noqa: B905  # Python 3.9 does not know zip(strict=...)
 
