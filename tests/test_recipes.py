@@ -76,6 +76,13 @@ def ixi(root):
         nifti(root / f"IXI-T2/{name}-T2.nii.gz", 2 * head(n, (26, 24, 18), masked=False), (3.7, 4.3, 5.5))
 
 
+def bids(root):
+    for n, place in enumerate(("sub-01/ses-1/anat/sub-01_ses-1", "sub-02/anat/sub-02", "sub-03/anat/sub-03")):
+        nifti(root / f"bids/{place}_T1w.nii.gz", head(n, masked=False))
+        nifti(root / f"bids/{place}_T2w.nii.gz", 2 * head(n, masked=False))
+    (root / "bids/dataset_description.json").write_text('{"Name": "Heads", "BIDSVersion": "1.9.0"}')
+
+
 def decathlon(root):
     brain, liver = root / "Task01_BrainTumour", root / "Task03_Liver"
     for n in (1, 2, 3):
@@ -125,6 +132,7 @@ STAND_INS = {
     "SynthRAD2025": (synthrad, []),
     "BraTS 2023 and later": (brats, []),
     "IXI": (ixi, []),
+    "BIDS data sets": (bids, []),
     "Medical Segmentation Decathlon": (decathlon, []),
     "Coltea-Lung-CT-100W": (coltea, []),
     "Labels from DICOM": (dicom_labels, []),
@@ -156,6 +164,9 @@ def test_a_recipe_runs_as_it_is_written(name, tmp_path, monkeypatch):
     if name == "BraTS 2023 and later":
         split = json.loads((tmp_path / "run/split.json").read_text())
         assert {len(part) for part in split.values() if any("00000" in case for case in part)} & {2, 3}
+    if name == "BIDS data sets":
+        made = sorted(path.name for path in (tmp_path / "medgen_derivatives").rglob("*.nii.gz"))
+        assert made[0] == "sub-01_ses-1_desc-synthetic_T2w.nii.gz" and len(made) == 3
     if name == "Labels from DICOM":
         one, other = (
             nib.load(tmp_path / f"{folder}/patient.nii.gz").get_fdata() for folder in ("labels", "labels_seg")

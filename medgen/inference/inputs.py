@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medgen.errors import InputError
 from medgen.inference.series import Rules, check_choice, find_series, made_by_medgen
+from medgen.io.bids import BidsImage, bids_images, is_bids
 from medgen.io.claim import command_of
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.index import indexed
@@ -40,7 +41,7 @@ class Scan:
 
     ``fault``: why it cannot be converted. ``series``: the slices of a scan found among mixed DICOM studies; ``files``
     then holds their folder. ``notes`` and ``warnings``: messages for the user, e.g. about images that were ignored or
-    may still arrive.
+    may still arrive. ``place``: of a BIDS data set, where its outputs belong, see ``io.bids``.
     """
 
     case: str
@@ -49,6 +50,7 @@ class Scan:
     series: Series | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    place: Path | None = None
 
 
 def find_scans(
@@ -62,9 +64,9 @@ def find_scans(
     """Find the cases of a path.
 
     Args:
-        source: for one contrast, see ``find_inputs``; a folder with DICOM files in it or in its subfolders is searched
-            for series, see ``series.find_series``. For several contrasts, a folder with one folder per contrast; scans
-            are matched by name.
+        source: a BIDS data set, in which contrasts are suffixes. Else, for one contrast, see ``find_inputs``; a folder
+            with DICOM files in it or in its subfolders is searched for series, see ``series.find_series``. For several
+            contrasts, a folder with one folder per contrast; scans are matched by name.
         contrasts: the model's source contrasts.
         series, rules: which DICOM series of a study to use.
         index: file that caches the headers of a folder of DICOM, see ``dicom.index.indexed``.
@@ -84,6 +86,8 @@ def find_scans(
             f"--rules select one series per study, but this model takes {' and '.join(contrasts)} from separate "
             "folders; omit --rules, or use --series",
         )
+    if source.is_dir() and series is None and rules is None and is_bids(source):
+        return [_of_bids(image) for image in bids_images(source, contrasts)]
     if len(contrasts) == 1:
         return _one_contrast(source, series, rules, index)
     absent = [name for name in contrasts if not (source / name).is_dir()]
@@ -99,6 +103,11 @@ def find_scans(
             case = source.resolve().name if path == source / name else case_name(path)
             found.setdefault(case, {}).setdefault(name, []).append(Path(os.path.realpath(path)))
     return [_scan(case, found[case], contrasts, source) for case in sorted(found)]
+
+
+def _of_bids(image: BidsImage) -> Scan:
+    fault = f"{image.name} has no {' and no '.join(image.missing)}; add the missing image" if image.missing else None
+    return Scan(image.name, tuple(Path(os.path.realpath(path)) for path in image.files), fault, place=image.place)
 
 
 def _warn_of_unread(source: Path) -> None:
