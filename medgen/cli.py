@@ -17,6 +17,7 @@ from medgen.commands.labels import labels
 from medgen.commands.pack import pack, unpack
 from medgen.commands.phantom import phantom
 from medgen.commands.plan import plan, settings_for
+from medgen.commands.progress import case_bar
 from medgen.commands.sample import sample
 from medgen.commands.segment import segment
 from medgen.commands.serve import serve
@@ -251,7 +252,7 @@ def evaluate(
     )
     about = {key: value for key, value in ctx.params.items() if key not in ("out", "overwrite", "ray", "workers")}
     with interruptible(kept_in(out)):
-        with claimed(out, {"command": "evaluate", **about}, overwrite=overwrite):
+        with claimed(out, {"command": "evaluate", **about}, overwrite=overwrite), case_bar("measuring") as bar:
             options = Options(
                 data_range=data_range,
                 profile=profile,
@@ -260,6 +261,7 @@ def evaluate(
                 checks=named_checks(qa_limits, segmenter, "cpu" if cluster else device) if checked else None,
                 downstream=None if downstream is None else make_protocols(downstream, folds, seeds, device),
                 cluster=cluster,
+                progress=lambda number, total, case: bar(number, total),
             )
             result = run(inputs, out, options)
             write_report([out], out / "report.html", title=f"Evaluation of {prediction}")
