@@ -110,7 +110,8 @@ def download(place: HubPlace, folder: Path) -> Path:
     api = _api(hub)
     stated = _metadata(hub, api, place)
     if stated.size is None or stated.size > MOST_PACKAGE:
-        raise InputError("package-too-large", f"{place}: {PACKAGE} is too large for a model; it was not downloaded")
+        size = "no stated size" if stated.size is None else f"{stated.size} bytes, too many for a model"
+        raise InputError("package-too-large", f"{place}: {PACKAGE} has {size}; it was not downloaded")
     with _explained(hub, place):
         path = Path(api.hf_hub_download(place.name, PACKAGE, revision=place.revision, local_dir=folder))
     etag = (stated.etag or "").lower()
@@ -184,6 +185,8 @@ def _explained(hub: Any, place: HubPlace) -> Iterator[None]:
         raise InputError(
             "hub-model-missing", f"{place} does not exist, or your token does not give access to it; check both"
         ) from None
+    except errors.LocalEntryNotFoundError as error:  # not reached, and no copy of an earlier download
+        raise _unreachable(place, error) from None
     except errors.EntryNotFoundError:
         raise InputError("hub-model-missing", f"{place} has no {PACKAGE}; medgen pack MODEL {place} adds one") from None
     except errors.HfHubHTTPError as error:
@@ -191,6 +194,11 @@ def _explained(hub: Any, place: HubPlace) -> Iterator[None]:
         hint = "check the token and its permissions" if status in (401, 403) else "try again later"
         raise InputError("hub-refused", f"{place}: the hub answered with status {status}; {hint}") from None
     except Exception as error:  # connections end in types of several libraries
-        raise InputError(
-            "hub-unreachable", f"{place}: the hub cannot be used ({type(error).__name__}); check the network"
-        ) from None
+        raise _unreachable(place, error) from None
+
+
+def _unreachable(place: HubPlace, error: Exception) -> InputError:
+    return InputError(
+        "hub-unreachable",
+        f"{place}: the hub cannot be used ({type(error).__name__}); check the network and HF_ENDPOINT",
+    )

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -235,6 +236,12 @@ def test_without_a_network_the_message_says_so(stand_in, tmp_path):
     stand_in.server.shutdown()
     stand_in.server.server_close()
     assert call("unpack", "hub:a/b", tmp_path / "a").exception.code == "hub-unreachable"
+
+
+def test_without_the_package_the_message_says_how_to_install_it(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for result in (call("pack", model, "hub:a/b"), call("unpack", "hub:a/b", tmp_path / "a")):
+        assert result.exception.code == "dependency-missing" and "medgen[hub]" in str(result.exception)
 
 
 def test_addresses():

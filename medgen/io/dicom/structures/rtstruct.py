@@ -13,7 +13,8 @@ from medgen.io.dicom.structures.grid import ImageGrid, Structure
 from medgen.io.names import one_line
 
 OFF_PLANE = 0.1  # largest distance of a contour from the plane of a slice, as a fraction of the distance of slices
-CLOSED = ("CLOSED_PLANAR", "CLOSED_PLANAR_XOR", "CLOSEDPLANAR_XOR")
+XOR = "CLOSEDPLANAR_XOR"  # what lies inside an odd number of contours
+CLOSED = ("CLOSED_PLANAR", XOR)
 
 
 def roi_names(ds: Dataset, path: Path) -> list[str]:
@@ -36,7 +37,7 @@ def roi_masks(
     """The masks of the named structures that have closed contours.
 
     A voxel belongs to a structure if its centre lies inside a contour. A contour inside another one of the same slice
-    is a hole; contours that overlap in part are joined.
+    is a hole; contours that overlap in part are joined, or if their type says so (``XOR``) exclude each other.
 
     Args:
         warnings: gets a sentence for each structure without closed contours, each hole, and gaps between slices.
@@ -68,9 +69,10 @@ def _mask(contours: Sequence[Any], grid: ImageGrid, name: str, path: Path, warni
         k, points = _in_slice(contour, grid, path, what)
         by_slice.setdefault(k, []).append(polygon_mask(points, grid.geometry.shape[:2]))
     mask = np.zeros(grid.geometry.shape, bool)
+    exclusive = any(str(contour.ContourGeometricType) == XOR for contour in contours)
     holes = 0
     for k, planes in by_slice.items():
-        mask[:, :, k], found = _joined(planes)
+        mask[:, :, k], found = (np.logical_xor.reduce(planes), 0) if exclusive else _joined(planes)
         holes += found
     if holes:
         warnings.append(f"{one_line(name)}: {holes} contours lie inside others and are taken as holes")

@@ -1,7 +1,5 @@
 """Contours and segments of DICOM become label maps in their place, or are refused."""
 
-import json
-
 import matplotlib.path
 import nibabel as nib
 import numpy as np
@@ -13,6 +11,7 @@ from refusal import refused
 from typer.testing import CliRunner
 
 from medgen.cli import app
+from medgen.commands import json_output
 from medgen.io.dicom.structures.read import read_structures
 from medgen.io.dicom.structures.rtstruct import polygon_mask
 from medgen.io.label_headers import header_names, is_label_map
@@ -68,6 +67,27 @@ def test_contours_that_overlap_in_part_are_joined(ct, tmp_path):
     moved = [(i + 2, j + 2) for i, j in SQUARE]
     volume, _ = read_structures(write_rtstruct(tmp_path / "rs.dcm", ct, {"a": [(0, SQUARE), (0, moved)]}), ct)
     assert volume.data.sum() == 25 + 25 - 9
+
+
+def test_contours_that_exclude_each_other_do_so(ct, tmp_path):
+    def exclusive(ds):
+        for contour in ds.ROIContourSequence[0].ContourSequence:
+            contour.ContourGeometricType = "CLOSEDPLANAR_XOR"
+
+    moved = [(i + 2, j + 2) for i, j in SQUARE]
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"a": [(0, SQUARE), (0, moved)]}, exclusive)
+    volume, _ = read_structures(path, ct)
+    assert volume.data.sum() == 25 + 25 - 2 * 9 and not volume.warnings
+
+
+def test_points_are_left_out_with_a_warning(ct, tmp_path):
+    def point(ds):
+        ds.ROIContourSequence[0].ContourSequence[0].ContourGeometricType = "POINT"
+
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"a": [(0, SQUARE)], "b": [(1, SQUARE)]}, point)
+    volume, values = read_structures(path, ct)
+    assert values == {"a": 1, "b": 2} and set(np.unique(volume.data)) == {0, 2}
+    assert "points" in volume.warnings[0] and "no closed contour" in volume.warnings[1]
 
 
 def test_a_keyhole_leaves_a_hole_without_a_trace():
@@ -295,11 +315,7 @@ def test_another_patient_in_the_same_frame_is_told(ct, tmp_path):
     assert "PatientID" in volume.warnings[0]
 
 
-def test_json(ct, tmp_path):
-    import subprocess
-    import sys
-
+def test_values_and_voxels_are_in_the_output_for_scripts(ct, tmp_path):
     path = write_rtstruct(tmp_path / "rs.dcm", ct, between(1))
-    command = [sys.executable, "-m", "medgen", "labels", path, ct, tmp_path / "a.nii.gz", "--json"]
-    found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    assert found["labels"] == {"liver": 1} and found["voxels"] == {"liver": 25}
+    assert CliRunner().invoke(app, ["labels", str(path), str(ct), str(tmp_path / "a.nii.gz")]).exit_code == 0
+    assert json_output._found["labels"] == {"liver": 1} and json_output._found["voxels"] == {"liver": 25}
