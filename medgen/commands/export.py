@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from medgen.commands.json_output import add_result
-from medgen.commands.shared import Overwrite
+from medgen.commands.shared import Overwrite, model_names
 from medgen.errors import InputError
 from medgen.io.names import print_line
 
@@ -17,7 +17,12 @@ def export(
     format: Annotated[
         str, typer.Argument(help="bundle (a MONAI bundle), onnx, torch (torch.export) or modality-converter.")
     ],
-    model: Annotated[Path, typer.Argument(help="Model folder, e.g. RUN/best, or a name that medgen models lists.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Model folder, e.g. RUN/best, or a name that medgen models lists.", autocompletion=model_names
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="OUT.onnx, OUT.pt2, or a folder for the others.")],
     target: Annotated[str | None, typer.Option(help="Target domain, for a model with several.")] = None,
     assume_axes: Annotated[

@@ -7,13 +7,18 @@ from typing import Annotated
 import typer
 
 from medgen.commands.json_output import add_result
-from medgen.commands.shared import Overwrite
+from medgen.commands.shared import Overwrite, model_names
 from medgen.errors import InputError
 from medgen.io.names import print_line
 
 
 def pack(
-    model: Annotated[Path, typer.Argument(help="Model folder, e.g. RUN/best, or a name that medgen models lists.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Model folder, e.g. RUN/best, or a name that medgen models lists.", autocompletion=model_names
+        ),
+    ],
     file: Annotated[str, typer.Argument(help="File to write, such as model.medgen, or hub:OWNER/NAME to upload it.")],
     public: Annotated[
         bool, typer.Option("--public", help="With hub:, make a new repository public; default: private.")

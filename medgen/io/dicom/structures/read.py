@@ -8,8 +8,8 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
-from medgen.errors import InputError
-from medgen.io.dicom.structures.grid import image_grid, joined
+from medgen.errors import InputError, reason
+from medgen.io.dicom.structures.grid import ImageGrid, image_grid, joined
 from medgen.io.dicom.structures.rtstruct import roi_frames, roi_masks, roi_names
 from medgen.io.dicom.structures.segmentation import segment_masks, segment_names
 from medgen.io.label_headers import INTENT_LABEL
@@ -39,8 +39,18 @@ def read_structures(
         InputError: another kind of file; structures that are not in the image's frame of reference, planes or grid;
             names that the file does not have at all; or overlaps without ``names``.
     """
-    ds = _object(path)
-    grid = image_grid(image, series)
+    grid, ds = image_grid(image, series), _object(path)
+    try:
+        return _label_map(ds, grid, path, names)
+    except InputError:
+        raise
+    except (AttributeError, TypeError, ValueError, KeyError, LookupError, OverflowError) as error:  # of a damaged file
+        raise InputError(
+            "structures-damaged", f"{path} lacks or contradicts a part of its kind ({reason(error)}); export it again"
+        ) from None
+
+
+def _label_map(ds: Dataset, grid: ImageGrid, path: Path, names: Sequence[str] | None) -> tuple[Volume, dict[str, int]]:
     contours = ds.SOPClassUID == RTStructureSetStorage
     found = (roi_names if contours else segment_names)(ds, path)
     if not found or len(found) > MOST:

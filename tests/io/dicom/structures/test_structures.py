@@ -307,6 +307,33 @@ def test_overlapping_segments_need_an_order(ct, tmp_path):
     assert np.array_equal(volume.data, np.where(masks["tumour"], 2, 1))
 
 
+def no_number(ds):
+    del ds.StructureSetROISequence[0].ROINumber
+
+
+def no_reference(ds):
+    del ds.ROIContourSequence[0].ReferencedROINumber
+
+
+def no_segment_number(ds):
+    del ds.SegmentSequence[0].SegmentNumber
+
+
+def short_pixels(ds):
+    ds.PixelData = ds.PixelData[:2]
+
+
+@pytest.mark.parametrize("change", [no_number, no_reference, no_segment_number, short_pixels])
+def test_damaged_objects_are_refused_in_one_sentence(ct, tmp_path, change):
+    if change in (no_number, no_reference):
+        path = write_rtstruct(tmp_path / "rs.dcm", ct, between(1), change)
+    else:
+        path = write_segmentation(tmp_path / "rs.dcm", ct, random_masks()[0], change)
+    with refused("structures-damaged", "dicom-unreadable", names="rs.dcm") as caught:
+        read_structures(path, ct)
+    assert "\n" not in str(caught.value)
+
+
 def test_another_patient_in_the_same_frame_is_told(ct, tmp_path):
     def renamed(ds):
         ds.PatientID = "p2"
