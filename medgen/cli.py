@@ -13,9 +13,11 @@ from medgen.commands.contrast import simulate_contrast
 from medgen.commands.doctor import doctor
 from medgen.commands.export import export
 from medgen.commands.json_output import OPTION, add_errors, add_result, run_for_scripts
+from medgen.commands.labels import labels
 from medgen.commands.pack import pack, unpack
 from medgen.commands.phantom import phantom
 from medgen.commands.plan import plan, settings_for
+from medgen.commands.progress import case_bar
 from medgen.commands.sample import sample
 from medgen.commands.segment import segment
 from medgen.commands.serve import serve
@@ -130,6 +132,7 @@ app.command()(augment)
 app.command()(synthesize)
 app.command()(sample)
 app.command()(segment)
+app.command()(labels)
 app.command(name="simulate-contrast")(simulate_contrast)
 app.command()(doctor)
 app.command()(plan)
@@ -249,7 +252,7 @@ def evaluate(
     )
     about = {key: value for key, value in ctx.params.items() if key not in ("out", "overwrite", "ray", "workers")}
     with interruptible(kept_in(out)):
-        with claimed(out, {"command": "evaluate", **about}, overwrite=overwrite):
+        with claimed(out, {"command": "evaluate", **about}, overwrite=overwrite), case_bar("measuring") as bar:
             options = Options(
                 data_range=data_range,
                 profile=profile,
@@ -258,6 +261,7 @@ def evaluate(
                 checks=named_checks(qa_limits, segmenter, "cpu" if cluster else device) if checked else None,
                 downstream=None if downstream is None else make_protocols(downstream, folds, seeds, device),
                 cluster=cluster,
+                progress=lambda number, total, case: bar(number, total),
             )
             result = run(inputs, out, options)
             write_report([out], out / "report.html", title=f"Evaluation of {prediction}")

@@ -40,6 +40,7 @@ def test_command_reference_names_every_command_and_option():
         "serve",
         "pack",
         "unpack",
+        "labels",
     ):
         assert f"medgen {command}" in page
         shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
@@ -73,6 +74,16 @@ def test_commands_options_keys_and_configs_that_guides_name_exist(page):
         assert f"medgen {command}" in reference, command
     for option in set(re.findall(r"`(--[a-z][a-z-]+)", text)):
         assert option in reference, option
+
+
+def test_the_gallery_shows_every_picture_and_a_command_that_exists_for_each():
+    text = (ROOT / "docs/gallery.md").read_text()
+    shown = set(re.findall(r"\]\(images/([^)]+)\)", text))
+    assert shown == {path.name for path in (ROOT / "docs/images").iterdir()}
+    sections = text.split("\n## ")[1:]
+    assert all("```" in section for section in sections)
+    for script in re.findall(r"python (\S+\.py)", text):
+        assert (ROOT / script).is_file(), script
 
 
 def test_the_site_has_every_page_and_a_reference_of_the_python_api():

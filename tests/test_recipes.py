@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from dicom_series import AXIAL, write_ct
+from dicom_structures import write_rtstruct, write_segmentation
 from typer.testing import CliRunner
 
 from medgen.cli import app
@@ -75,6 +76,13 @@ def ixi(root):
         nifti(root / f"IXI-T2/{name}-T2.nii.gz", 2 * head(n, (26, 24, 18), masked=False), (3.7, 4.3, 5.5))
 
 
+def bids(root):
+    for n, place in enumerate(("sub-01/ses-1/anat/sub-01_ses-1", "sub-02/anat/sub-02", "sub-03/anat/sub-03")):
+        nifti(root / f"bids/{place}_T1w.nii.gz", head(n, masked=False))
+        nifti(root / f"bids/{place}_T2w.nii.gz", 2 * head(n, masked=False))
+    (root / "bids/dataset_description.json").write_text('{"Name": "Heads", "BIDSVersion": "1.9.0"}')
+
+
 def decathlon(root):
     brain, liver = root / "Task01_BrainTumour", root / "Task03_Liver"
     for n in (1, 2, 3):
@@ -109,12 +117,25 @@ def coltea(root):
             write_ct(root / f"Coltea-Lung-CT-100W/{n:04d}/{phase}/DICOM", slices + 1024, AXIAL)
 
 
+def dicom_labels(root):
+    """One square in the slices 1 and 2, as contours and as a segmentation."""
+    folder = root / "patient"
+    write_ct(folder / "ct", np.full((5, 12, 14), 1000))
+    square = [(2.5, 3.5), (7.5, 3.5), (7.5, 8.5), (2.5, 8.5)]
+    write_rtstruct(folder / "rtstruct.dcm", folder / "ct", {"liver": [(1, square), (2, square)]})
+    liver = np.zeros((14, 12, 5), bool)
+    liver[3:8, 4:9, 1:3] = True
+    write_segmentation(folder / "seg.dcm", folder / "ct", {"liver": liver})
+
+
 STAND_INS = {
     "SynthRAD2025": (synthrad, []),
     "BraTS 2023 and later": (brats, []),
     "IXI": (ixi, []),
+    "BIDS data sets": (bids, []),
     "Medical Segmentation Decathlon": (decathlon, []),
     "Coltea-Lung-CT-100W": (coltea, []),
+    "Labels from DICOM": (dicom_labels, []),
 }
 
 
@@ -143,4 +164,13 @@ def test_a_recipe_runs_as_it_is_written(name, tmp_path, monkeypatch):
     if name == "BraTS 2023 and later":
         split = json.loads((tmp_path / "run/split.json").read_text())
         assert {len(part) for part in split.values() if any("00000" in case for case in part)} & {2, 3}
+    if name == "BIDS data sets":
+        made = sorted(path.name for path in (tmp_path / "medgen_derivatives").rglob("*.nii.gz"))
+        assert made[0] == "sub-01_ses-1_desc-synthetic_T2w.nii.gz" and len(made) == 3
+    if name == "Labels from DICOM":
+        one, other = (
+            nib.load(tmp_path / f"{folder}/patient.nii.gz").get_fdata() for folder in ("labels", "labels_seg")
+        )
+        assert one.sum() == 50 and np.array_equal(one, other)
+        return
     assert name == "Coltea-Lung-CT-100W" or load_settings(tmp_path / "run/config.yaml", []).data.root

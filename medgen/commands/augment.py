@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medgen.commands.json_output import add_result
+from medgen.commands.progress import case_bar
 from medgen.commands.shared import Overwrite, finish, interruptible, kept_in, pick_device
 from medgen.io.names import print_line
 
@@ -78,8 +79,9 @@ def augment(
         for warning in (text for text in dict.fromkeys(entry.warnings) if text not in printed):
             print_line(f"  warning: {warning}")
             printed.add(warning)
+        bar(i, n)
 
-    with interruptible(kept_in(out)):
+    with interruptible(kept_in(out)), case_bar("augmenting") as bar:
         results, folds = run(
             labelled, augmenter, out, per_case=per_case, seed=seed, format=format, overwrite=overwrite, done=show
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medgen.commands.json_output import add_result
+from medgen.commands.progress import case_bar
 from medgen.commands.shared import Overwrite, finish, interruptible, kept_in
 from medgen.errors import InputError
 from medgen.io.names import print_line
@@ -59,7 +60,12 @@ def simulate_contrast(
     phases = _phases(ALL_PHASES if phase is None else phase)
     if not phases:
         raise InputError("phase-unknown", "--phase names no phase; give arterial, portal_venous or late")
-    with interruptible(kept_in(out)):
+
+    def show(result: "Simulated", number: int, total: int) -> None:
+        _print_case(result, number, total)
+        bar(number, total)
+
+    with interruptible(kept_in(out)), case_bar("simulating") as bar:
         results = simulate_cohort(
             images,
             labels,
@@ -71,7 +77,7 @@ def simulate_contrast(
             oral=oral,
             reverse=reverse,
             overwrite=overwrite,
-            done=_print_case,
+            done=show,
             warn=lambda text: print_line(f"warning: {text}"),
         )
     add_result(cases=results)

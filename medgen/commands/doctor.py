@@ -1,21 +1,27 @@
 """``medgen doctor``: the installation, and the alignment of the pairs of a cohort."""
 
 import importlib.util
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medgen.commands.json_output import add_result
+from medgen.commands.progress import case_bar
 from medgen.commands.shared import finish, names_of
 from medgen.errors import InputError, reason
 from medgen.io.names import print_line
+from medgen.types import Case
 
 OPTIONAL = {
     "torchio": "required by sampling.artefacts: pip install 'medgen[artefacts]'",
     "pylibjpeg": "required for compressed DICOM: pip install 'medgen[dicom]'",
     "ray": "required by --ray: pip install 'medgen[ray]'",
     "pynetdicom": "required by --from-pacs and --to-pacs: pip install 'medgen[pacs]'",
+    "onnxruntime": "required by medgen export onnx and ONNX models: pip install 'medgen[onnx]'",
+    "fastapi": "required by medgen serve: pip install 'medgen[server]'",
+    "huggingface_hub": "required by hub:OWNER/NAME: pip install 'medgen[hub]'",
 }
 
 
@@ -72,7 +78,7 @@ def _alignment(cohort: Path, sources: tuple[str, ...], targets: tuple[str, ...])
         print_line(f"warning: not measured, because source or target is missing: {shortened_list(alone)}")
     failures, apart, same, unmeasured = [], [], [], []
     measured = {}
-    for case in pairs:
+    for case in _with_bar(pairs):
         try:
             source, target = read_volume(case.source[0]), read_volume(case.target[0])
             if content_hash(source.data) == content_hash(target.data):
@@ -106,3 +112,11 @@ def _alignment(cohort: Path, sources: tuple[str, ...], targets: tuple[str, ...])
         )
     add_result(alignment_mm=measured, misaligned=apart, same_image=same, unmeasured=unmeasured)
     finish(failures, len(pairs))
+
+
+def _with_bar(pairs: Sequence[Case]) -> Iterator[Case]:
+    """The pairs one by one, with a progress bar."""
+    with case_bar("measuring") as bar:
+        for number, case in enumerate(pairs):
+            bar(number, len(pairs))
+            yield case

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medgen.commands.json_output import add_result
+from medgen.commands.progress import case_bar
 from medgen.commands.shared import Overwrite, interruptible, kept_in, number_parser
 from medgen.io.names import print_line
 
@@ -47,7 +48,11 @@ def phantom(
     """Write the built-in CT phantom cohort: contrast-enhanced source, non-contrast target, and label maps."""
     from medgen.phantom.cohort import write_cohort
 
-    with interruptible(kept_in(out)):
+    def show(i: int, n: int, case: str) -> None:
+        print_line(f"[{i}/{n}] {case}")
+        bar(i, n)
+
+    with interruptible(kept_in(out)), case_bar("writing") as bar:
         write_cohort(
             out,
             patients=patients,
@@ -58,7 +63,7 @@ def phantom(
             unpaired=unpaired,
             noise_free=noise_free,
             randomise=randomise,
-            progress=lambda i, n, case: print(f"[{i}/{n}] {case}", flush=True),
+            progress=show,
             overwrite=overwrite,
         )
     add_result(cohort=out, patients=patients)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from medgen.commands.json_output import add_result
+from medgen.commands.progress import case_bar
 from medgen.commands.shared import Overwrite, interruptible, kept_in, pick_device
 
 
@@ -38,14 +39,18 @@ def sample(
     overwrite: Overwrite = False,
 ) -> None:
     """Generate images from nothing with a generative model."""
+    from medgen.augmentation.sample import Sample, volume_warnings
     from medgen.augmentation.sample import sample as run
-    from medgen.augmentation.sample import volume_warnings
     from medgen.checkpoint import load_model
     from medgen.io.names import print_line
 
+    def show(each: Sample, n: int) -> None:
+        print_line(f"[{n + 1}/{count}] {each.case}: {each.status}")
+        bar(n + 1, count)
+
     loaded = load_model(model, pick_device(device))
     asked = _numbers(volumes) if volumes else None
-    with interruptible(kept_in(out)):
+    with interruptible(kept_in(out)), case_bar("generating") as bar:
         made = run(
             loaded,
             out,
@@ -53,7 +58,7 @@ def sample(
             seed=seed,
             volumes=asked,
             overwrite=overwrite,
-            done=lambda each, n: print_line(f"[{n + 1}/{count}] {each.case}: {each.status}"),
+            done=show,
         )
     warnings = volume_warnings(loaded, asked) if asked else []
     add_result(cases=made, warnings=warnings)

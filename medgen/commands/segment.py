@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medgen.commands.json_output import add_result
+from medgen.commands.progress import case_bar
 from medgen.commands.shared import Overwrite, finish, interruptible, kept_in, pick_device
 
 
@@ -40,8 +41,9 @@ def segment(
         print_line(f"[{i}/{n}] {entry.case}: {entry.status}")
         for warning in entry.warnings:
             print_line(f"  warning: {warning}")
+        bar(i, n)
 
-    with interruptible(kept_in(output)):
+    with interruptible(kept_in(output)), case_bar("segmenting") as bar:
         results = segment_cohort(
             named_segmenter(segmenter, device=pick_device(device)),
             input,

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medgen.commands.json_output import add_result
+from medgen.commands.progress import case_bar
 from medgen.commands.shared import Overwrite, finish, interruptible, kept_in, pick_device
 
 
@@ -35,41 +36,36 @@ def synthesize(
     overwrite: Overwrite = False,
 ) -> None:
     """Make synthetic images from label maps, and write the labels of each image."""
-    from rich.console import Console
-    from rich.progress import Progress
 
     from medgen.checkpoint import load_model
     from medgen.inference.synthesize import Synthetic
     from medgen.inference.synthesize import synthesize as run
-    from medgen.io.names import one_line
+    from medgen.io.names import print_line
 
     loaded = load_model(model, pick_device(device))
-    console = Console(highlight=False, soft_wrap=True)
-    with interruptible(kept_in(out)):
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            bar = progress.add_task("synthesize")
 
-            def show(entry: Synthetic, i: int, n: int) -> None:
-                time = f" ({entry.seconds:.1f} s)" if entry.seconds else ""
-                console.print(one_line(f"[{i}/{n}] {entry.case}: {entry.status}{time}"), markup=False)
-                for warning in entry.warnings:
-                    console.print(one_line(f"  warning: {warning}"), markup=False)
-                progress.update(bar, completed=i, total=n)
+    def show(entry: Synthetic, i: int, n: int) -> None:
+        time = f" ({entry.seconds:.1f} s)" if entry.seconds else ""
+        print_line(f"[{i}/{n}] {entry.case}: {entry.status}{time}")
+        for warning in entry.warnings:
+            print_line(f"  warning: {warning}")
+        bar(i, n)
 
-            results = run(
-                loaded,
-                labels,
-                out,
-                images=images,
-                style=style,
-                samples=samples,
-                seed=seed,
-                deform=deform,
-                recombine=recombine,
-                memory_gb=memory_gb,
-                overwrite=overwrite,
-                done=show,
-            )
+    with interruptible(kept_in(out)), case_bar("synthesizing") as bar:
+        results = run(
+            loaded,
+            labels,
+            out,
+            images=images,
+            style=style,
+            samples=samples,
+            seed=seed,
+            deform=deform,
+            recombine=recombine,
+            memory_gb=memory_gb,
+            overwrite=overwrite,
+            done=show,
+        )
     add_result(cases=results)
     counts = {status: sum(r.status == status for r in results) for status in ("made", "skipped", "failed")}
     print(", ".join(f"{n} {status}" for status, n in counts.items()))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ import typer
 
 from medgen.commands.json_output import add_result
 from medgen.commands.pacs import Sending, check_pacs, from_server
+from medgen.commands.progress import case_bar
 from medgen.commands.shared import (
     Overwrite,
     Ray,
@@ -147,7 +149,7 @@ def translate(
     notes = [f"Model: {model}, step {loaded.info.step}, weights {loaded.info.weights_sha256[:12]}.", SYNTHETIC]
     page = (record or output) / "report.html" if report and not has_ending(output, ENDINGS) else None
     run = _Run(sending, page, notes, loaded.info.health)
-    with interruptible(kept_in(output)):
+    with interruptible(kept_in(output)), case_bar("translating") as run.bar:
         try:
             with from_server(from_pacs, query or (), input, data.sources, series, chosen, overwrite) as retrieved:
                 convert(
@@ -184,7 +186,7 @@ class _Run:
     """The results of a run: each is printed and sent as it comes; at the end the report is written.
 
     ``page``: the report's file; None: no report. ``notes`` and ``health`` go into it. ``faults``: errors of the run
-    itself, not of one case.
+    itself, not of one case. ``bar``: is given the number of finished cases and of all.
     """
 
     sending: Sending
@@ -193,6 +195,7 @@ class _Run:
     health: list[str]
     results: "list[Converted]" = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    bar: Callable[[int, int], None] = lambda finished, total: None  # noqa: E731
 
     def show(self, entry: "Converted", i: int, n: int) -> None:
         """Print a result and send its series to the PACS, unless it failed or its verdict is fail."""
@@ -214,6 +217,7 @@ class _Run:
             )
         elif not entry.error:
             self.sending.add(Path(entry.output).name)
+        self.bar(i, n)
 
     def end(self, results: "list[Converted]") -> None:
         """Wait for the PACS and write the report of these results."""

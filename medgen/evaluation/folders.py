@@ -16,6 +16,7 @@ from medgen.io.paths import case_name
 from medgen.io.read import find_volumes, read_volume
 from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry, to_canonical
 
+CHANNEL = "_0000"  # nnU-Net's ending of the name of a case's first channel
 LABEL_MAPS = ("labels", "prediction_labels", "mask", "lesions")  # roles whose files may be CASE.seg.nrrd
 
 
@@ -129,7 +130,8 @@ def read_case(files: Mapping[str, Path]) -> dict[str, Volume]:
 def _files(path: Path, cases: Mapping[str, Path], role: str) -> dict[str, Path]:
     """Return {case name: file} of a folder; a single file is matched to the only case, regardless of its name.
 
-    Names are matched to those of ``cases`` in any encoding of accents: macOS and Linux write them differently.
+    Names are matched to those of ``cases`` in any encoding of accents: macOS and Linux write them differently. Images
+    of nnU-Net (CASE_0000) belong to its label maps and predictions (CASE).
     """
     if not path.exists():
         raise InputError("file-missing", f"--{role.replace('_', '-')} {path} does not exist; check the path")
@@ -139,7 +141,8 @@ def _files(path: Path, cases: Mapping[str, Path], role: str) -> dict[str, Path]:
     composed = {normalize("NFC", case): case for case in cases}
     for file in find_volumes(path):
         name = label_case(file) if role in LABEL_MAPS else case_name(file)
-        case = composed.get(normalize("NFC", name), name)
+        known = [n for n in (name, name.removesuffix(CHANNEL)) if normalize("NFC", n) in composed]
+        case = composed[normalize("NFC", known[0])] if known else name
         if case in found:
             raise InputError("folder-case-twice", f"{found[case]} and {file} have the same case name; rename one")
         found[case] = file

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 import zipfile
@@ -20,6 +21,7 @@ LIST = "medgen-package.json"
 FORMAT = 1
 MOST = {"model.json": MOST_TEXT, "weights.safetensors": MOST_WEIGHTS, CARD: 2**20}  # bytes of the files of a package
 MOST_LIST = 2**16
+MOST_PACKAGE = sum(MOST.values()) + MOST_LIST
 BLOCK = 2**22
 
 
@@ -46,7 +48,15 @@ def pack(model: Path, file: Path) -> str:
             made.writestr(CARD, card)
             made.write(paths["model.json"], "model.json")
             made.write(paths["weights.safetensors"], "weights.safetensors", zipfile.ZIP_STORED)
-        return _sha256(aside)
+        return file_sha256(aside)
+
+
+def check_sha256(file: Path, wanted: str) -> None:
+    """Refuse a file that does not have the SHA-256 that its sender stated. Raises InputError."""
+    if not re.fullmatch("[0-9a-fA-F]{64}", wanted.strip()):
+        raise InputError("package-sha256-invalid", "--sha256 needs the 64 digits 0-9, a-f that medgen pack printed")
+    if (found := file_sha256(file)) != wanted.strip().lower():
+        raise InputError("package-changed", f"{file.name} has the sha256 {found}, not the given one; get it again")
 
 
 def unpack(file: Path, folder: Path) -> None:
@@ -56,7 +66,7 @@ def unpack(file: Path, folder: Path) -> None:
         InputError: not a package, other files or links in it, sizes beyond those of a model, or another hash.
     """
     try:
-        with zipfile.ZipFile(regular(file, sum(MOST.values()) + MOST_LIST)) as found:
+        with zipfile.ZipFile(regular(file, MOST_PACKAGE)) as found:
             listed = _listed(found, file)
             with tempfile.TemporaryDirectory(prefix=".medgen-", dir=folder) as aside:
                 for name, wanted in listed.items():
@@ -106,9 +116,10 @@ def _extract(found: zipfile.ZipFile, name: str, wanted: dict[str, Any], target: 
 
 
 def _described(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "sha256": _sha256(path)}
+    return {"size": path.stat().st_size, "sha256": file_sha256(path)}
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

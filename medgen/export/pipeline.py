@@ -86,7 +86,7 @@ def pipeline(model: Model) -> dict[str, Any]:
             "size": list(settings.window_size),
             "overlap": inference.overlap,
             "layout": inference.layout,
-            "weights": "Gaussian, standard deviation 0.125 of the window's side",
+            "weights": "Gaussian, standard deviation 0.125 of the window's side, at least 0.001",
             "padding": "repeat the border",
             "layouts": LAYOUTS,
             "auto": "whole volume in one pass if it fits into memory and needs_windows is false, else windows",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medgen.errors import InputError
 from medgen.inference.series import Rules, check_choice, find_series, made_by_medgen
+from medgen.io.bids import BidsImage, bids_images, is_bids
 from medgen.io.claim import command_of
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.index import indexed
@@ -35,7 +36,6 @@ from medgen.io.read import find_volumes, read_geometry, read_volume
 from medgen.io.volume import Geometry, Volume
 
 log = logging.getLogger(__name__)
-DERIVED = "derivatives"  # folder of BIDS
 CHOOSE = "select the DICOM series with --series or --rules, or give the volume's file as input"
 NOT_READ = "are an .hdr/.img pair, a format that is not read; convert it to .nii.gz"
 ALONE = (
@@ -50,7 +50,7 @@ class Scan:
 
     ``fault``: why it cannot be converted. ``series``: the slices of a scan found among mixed DICOM studies; ``files``
     then holds their folder. ``notes`` and ``warnings``: messages for the user, e.g. about images that were ignored or
-    may still arrive.
+    may still arrive. ``place``: of a BIDS data set, where its outputs belong, see ``io.bids``.
     """
 
     case: str
@@ -59,6 +59,7 @@ class Scan:
     series: Series | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    place: Path | None = None
 
 
 def find_scans(
@@ -72,9 +73,9 @@ def find_scans(
     """Find the cases of a path.
 
     Args:
-        source: for one contrast, see ``find_inputs``; a folder with DICOM files in it or in its subfolders is searched
-            for series, see ``series.find_series``. For several contrasts, a folder with one folder per contrast; scans
-            are matched by name.
+        source: a BIDS data set, in which contrasts are suffixes. Else, for one contrast, see ``find_inputs``; a folder
+            with DICOM files in it or in its subfolders is searched for series, see ``series.find_series``. For several
+            contrasts, a folder with one folder per contrast; scans are matched by name.
         contrasts: the model's source contrasts.
         series, rules: which DICOM series of a study to use.
         index: file that caches the headers of a folder of DICOM, see ``dicom.index.indexed``.
@@ -94,6 +95,8 @@ def find_scans(
             f"--rules select one series per study, but this model takes {' and '.join(contrasts)} from separate "
             "folders; omit --rules, or use --series",
         )
+    if source.is_dir() and series is None and rules is None and is_bids(source):
+        return [_of_bids(image) for image in bids_images(source, contrasts)]
     if len(contrasts) == 1:
         return _one_contrast(source, series, rules, index)
     absent = [name for name in contrasts if not (source / name).is_dir()]
@@ -109,6 +112,11 @@ def find_scans(
             case = source.resolve().name if path == source / name else case_name(path)
             found.setdefault(case, {}).setdefault(name, []).append(Path(os.path.realpath(path)))
     return [_scan(case, found[case], contrasts, source) for case in sorted(found)]
+
+
+def _of_bids(image: BidsImage) -> Scan:
+    fault = f"{image.name} has no {' and no '.join(image.missing)}; add the missing image" if image.missing else None
+    return Scan(image.name, tuple(Path(os.path.realpath(path)) for path in image.files), fault, place=image.place)
 
 
 def _warn_of_unread(source: Path) -> None:
@@ -287,23 +295,13 @@ def find_inputs(source: Path) -> list[Path]:
     scans = [folder for folder in folders if not _only_sidecars(folder)]  # tables of a data set lie above its scans
     if source in folders and (source in scans or not scans):
         return [source]
-    return _without_derivatives(source, scans or folders)
+    return scans or folders
 
 
 def _only_sidecars(folder: Path) -> bool:
     """Whether the files directly in a folder are tables and text, which are no scans and tell of none."""
     names = [p.name for p in folder.iterdir() if not p.name.startswith(".") and not p.is_dir()]
     return all(name.lower() in SIDECARS or has_ending(Path(name), SIDECAR_ENDINGS) for name in names)
-
-
-def _without_derivatives(source: Path, folders: list[Path]) -> list[Path]:
-    """Leave out what was computed from the scans of a BIDS data set, such as masks, and log a warning."""
-    derived = source / DERIVED
-    kept = [folder for folder in folders if derived != folder and derived not in folder.parents]
-    if len(kept) < len(folders) and (source / "dataset_description.json").exists():
-        _warn_once(f"warning: {derived} of a BIDS data set is left out; to convert its images, give it as input")
-        return kept
-    return folders
 
 
 def folders_with_files(source: Path, unlisted: Callable[[OSError], None] | None = None) -> list[Path]:

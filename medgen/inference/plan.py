@@ -13,6 +13,7 @@ from medgen.inference.job import FORMATS, Converted, Job, Options, errors_record
 from medgen.inference.output import VERDICTS, check_outputs, deviation_file, verdict_file
 from medgen.inference.predict import check_windows
 from medgen.inference.uncertainty import source_of_samples
+from medgen.io.bids import derivative
 from medgen.io.names import checked_name, folded
 from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
 
@@ -102,6 +103,10 @@ class Planner:
         path = scan.files[0]
         name = scan.case + _ending(path, self.options.format)
         targets = [folder / name for folder in self.folders] or [self.output]
+        if scan.place is not None and self.folders and private is None:
+            ending = name.removeprefix(scan.case)
+            places = [derivative(scan.place, contrast) for contrast in self.contrasts]
+            targets = [self.output / place.with_name(place.name + ending) for place in places]
         entry = Converted(
             scan.case,
             str(path),

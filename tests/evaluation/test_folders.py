@@ -139,3 +139,32 @@ def test_segmentations_of_3d_slicer_belong_to_the_case_without_their_ending(tmp_
     (tmp_path / "labels/a.nii.gz").rename(tmp_path / "labels/a.seg.nii.gz")
     folders = match_folders({role: tmp_path / role for role in ("prediction", "labels")})
     assert folders.cases["a"]["labels"].name == "a.seg.nii.gz"
+
+
+def test_folders_of_nnunet_are_matched_as_they_are(tmp_path):
+    """Its predictions and cross-validation (fold_0/validation) beside its images, with the files that it adds."""
+    raw, fold = tmp_path / "nnUNet_raw/Dataset001_X", tmp_path / "nnUNet_results/Dataset001_X/trainer/fold_0/validation"
+    image = np.resize(np.asarray([0, 1, 2], np.float32), (4, 5, 6))
+    for case in ("x_01", "x_02"):
+        save(raw / f"imagesTr/{case}_0000.nii.gz", image)
+        save(raw / f"labelsTr/{case}.nii.gz", image)
+        save(fold / f"{case}.nii.gz", image)
+        for ending in (".npz", ".pkl"):
+            (fold / f"{case}{ending}").write_bytes(b"")
+    table = json.dumps({"labels": {"background": 0, "aorta": 1, "vein": 2}, "channel_names": {"0": "CT"}})
+    (raw / "dataset.json").write_text(table)
+    (fold / "summary.json").write_text("{}")
+    found = match_folders(
+        {
+            "reference": raw / "labelsTr",
+            "prediction": fold,
+            "source": raw / "imagesTr",
+            "labels": raw / "labelsTr",
+            "prediction_labels": fold,
+        }
+    )
+    assert list(found.cases) == ["x_01", "x_02"] and found.names == {1: "aorta", 2: "vein"} and not found.extra
+    assert found.cases["x_02"]["source"].name == "x_02_0000.nii.gz"
+    save(raw / "imagesTr/x_01.nii.gz", image)
+    with refused("folder-case-twice", names="x_01_0000"):
+        match_folders({"reference": raw / "labelsTr", "source": raw / "imagesTr"})

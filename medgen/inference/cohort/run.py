@@ -23,6 +23,8 @@ from medgen.inference.job import Converted, Job, Options
 from medgen.inference.kind import check_translates
 from medgen.inference.plan import check_count, check_run
 from medgen.inference.series import Rules
+from medgen.io.atomic import write_text
+from medgen.io.bids import IGNORED, TABLE, derivatives_description, is_bids
 from medgen.io.claim import check_output_is_not_input, claimed, claimed_file
 from medgen.io.formats.itk import data_file_of
 from medgen.io.paths import ENDINGS, has_ending, require_path
@@ -111,6 +113,9 @@ def convert(
             cases = Cases(model, manifest, output, options, stage)
             jobs = cases.converted(scans) if cluster is None else converted_by(cluster, cases, scans)
             results = _collected(jobs, cases, failed, count, watch is not None, done)
+            if isinstance(source, Path) and watch is None and not single and private is None and is_bids(source):
+                write_text(output / TABLE, derivatives_description(source, model.info.sha256[:12]))
+                write_text(output / ".bidsignore", IGNORED)
             if private is not None and not single:
                 private.write_changes(output, manifest.cases.values())
             if single and private is None and all(result.error is None for result in results):

@@ -1,0 +1,152 @@
+"""Read RT structure sets (PS3.3 A.19): contours in the planes of an image → masks on its grid."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset
+
+from medgen.errors import InputError
+from medgen.io.dicom.structures.grid import ImageGrid, Structure
+from medgen.io.names import one_line
+
+OFF_PLANE = 0.1  # largest distance of a contour from the plane of a slice, as a fraction of the distance of slices
+XOR = "CLOSEDPLANAR_XOR"  # what lies inside an odd number of contours
+CLOSED = ("CLOSED_PLANAR", XOR)
+
+
+def roi_names(ds: Dataset, path: Path) -> list[str]:
+    """Names of the structures, in the order of the file. Raises InputError: two have one name."""
+    names = [str(item.get("ROIName") or "").strip() for item in ds.get("StructureSetROISequence") or ()]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError("structures-name-twice", f"{path} has two structures named {one_line(twice) or '(no name)'}")
+    return names
+
+
+def roi_frames(ds: Dataset) -> list[str]:
+    """The frames of reference that the structures state."""
+    return [str(item.get("ReferencedFrameOfReferenceUID") or "") for item in ds.get("StructureSetROISequence") or ()]
+
+
+def roi_masks(
+    ds: Dataset, grid: ImageGrid, names: Sequence[str], path: Path, warnings: list[str]
+) -> Iterator[Structure]:
+    """The masks of the named structures that have closed contours.
+
+    A voxel belongs to a structure if its centre lies inside a contour. A contour inside another one of the same slice
+    is a hole; contours that overlap in part are joined, or if their type says so (``XOR``) exclude each other.
+
+    Args:
+        warnings: gets a sentence for each structure without closed contours, each hole, and gaps between slices.
+
+    Raises:
+        InputError: a contour lies between two slices, outside the image, or not in one plane, or names an image in
+            another place, or a structure is drawn in every second slice only.
+    """
+    numbers = {
+        int(item.ROINumber): str(item.get("ROIName") or "").strip() for item in ds.get("StructureSetROISequence") or ()
+    }
+    drawn = {}
+    for item in ds.get("ROIContourSequence") or ():
+        drawn[numbers.get(int(item.ReferencedROINumber), "")] = item.get("ContourSequence") or ()
+    for name in names:
+        closed = [c for c in drawn.get(name, ()) if str(c.get("ContourGeometricType")) in CLOSED]
+        if len(closed) < len(drawn.get(name, ())):
+            warnings.append(f"{one_line(name)}: points and open lines have no volume and are left out")
+        if not closed:
+            warnings.append(f"{one_line(name)} has no closed contour, so no voxel of the label map")
+            continue
+        yield name, _mask(closed, grid, name, path, warnings)
+
+
+def _mask(contours: Sequence[Any], grid: ImageGrid, name: str, path: Path, warnings: list[str]) -> np.ndarray:
+    by_slice: dict[int, list[np.ndarray]] = {}
+    for number, contour in enumerate(contours, 1):
+        what = f"contour {number} of {one_line(name)}"
+        k, points = _in_slice(contour, grid, path, what)
+        by_slice.setdefault(k, []).append(polygon_mask(points, grid.geometry.shape[:2]))
+    mask = np.zeros(grid.geometry.shape, bool)
+    exclusive = any(str(contour.ContourGeometricType) == XOR for contour in contours)
+    holes = 0
+    for k, planes in by_slice.items():
+        mask[:, :, k], found = (np.logical_xor.reduce(planes), 0) if exclusive else _joined(planes)
+        holes += found
+    if holes:
+        warnings.append(f"{one_line(name)}: {holes} contours lie inside others and are taken as holes")
+    steps = np.diff(sorted(by_slice))
+    if len(steps) and np.mean(steps > 1) > 0.5:
+        raise InputError(
+            "structures-slices-skipped",
+            f"{path}: {one_line(name)} is drawn in every {int(np.median(steps))}. slice only, so most slices would "
+            "lack it; interpolate the contours in the program that drew them",
+        )
+    if gaps := int(np.sum(steps > 1)):
+        warnings.append(f"{one_line(name)}: {gaps} gaps between the slices in which it is drawn stay empty")
+    return mask
+
+
+def _in_slice(contour: Any, grid: ImageGrid, path: Path, what: str) -> tuple[int, np.ndarray]:
+    """Slice of a contour, and its points (N, 2) in voxels along the first two axes. Raises InputError."""
+    values = np.array([float(v) for v in contour.get("ContourData") or ()])
+    if values.size < 9 or values.size % 3 or not np.isfinite(values).all():
+        raise InputError("structures-contour-damaged", f"{path}: {what} has no three points in 3D; draw it again")
+    indices = grid.indices(values.reshape(-1, 3))
+    depth = indices[:, 2]
+    k = round(float(depth.mean()))
+    off = float(np.abs(depth - k).max())
+    if off > OFF_PLANE:
+        mm = off * grid.geometry.spacing[2]
+        raise InputError(
+            "structures-off-plane",
+            f"{path}: {what} lies {mm:.3g} mm beside the slices of {grid.folder}; it was drawn on another series or "
+            "orientation, so give that one",
+        )
+    x, y, z = grid.geometry.shape
+    low, high = indices[:, :2].min(axis=0), indices[:, :2].max(axis=0)
+    if not 0 <= k < z or (low < -0.5).any() or (high > np.array([x, y]) - 0.5).any():
+        raise InputError(
+            "structures-outside", f"{path}: {what} reaches beyond {grid.folder}; give the series on which it was drawn"
+        )
+    references = contour.get("ContourImageSequence") or ()
+    grid.check_slice(k, (item.get("ReferencedSOPInstanceUID") for item in references), path, what)
+    return k, indices[:, :2]
+
+
+def polygon_mask(points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Voxels (X, Y) whose centre is inside a closed polygon, by the even-odd rule.
+
+    Two edges on one line cancel exactly, so that a hole that is joined to the border by a cut there and back (keyhole)
+    leaves no trace.
+
+    Args:
+        points: (N, 2) in voxels along the first two axes; voxel centres are whole numbers.
+    """
+    starts, ends = points, np.roll(points, -1, axis=0)
+    crossed = np.zeros((shape[0] + 1, shape[1]), np.int32)
+    for start, end in zip(starts, ends, strict=True):
+        (x0, y0), (x1, y1) = sorted((tuple(start), tuple(end)), key=lambda point: (point[1], point[0]))
+        rows = np.arange(max(math.ceil(y0), 0), min(math.ceil(y1), shape[1]))  # y0 <= row < y1
+        if rows.size:
+            at = np.ceil(x0 + (rows - y0) * ((x1 - x0) / (y1 - y0))).astype(int)
+            np.add.at(crossed, (np.clip(at, 0, shape[0]), rows), 1)
+    return (np.cumsum(crossed[:-1], axis=0) % 2).astype(bool)
+
+
+def _joined(planes: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
+    """Join the contours of one slice, from large to small; returns the mask and the number of holes."""
+    result, holes = np.zeros_like(planes[0]), 0
+    kept: list[np.ndarray] = []
+    for plane in sorted(planes, key=np.count_nonzero, reverse=True):
+        around = [other for other in kept if not (plane & ~other).any()]
+        if any(np.array_equal(plane, other) for other in around):
+            continue  # the same contour twice
+        if len(around) % 2:  # inside one: a hole; inside two: an island in the hole
+            result &= ~plane
+            holes += bool(plane.any())
+        else:
+            result |= plane
+        kept.append(plane)
+    return result, holes
