@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from medgen.data.grid import unmixed
+from medgen.data.intensity import masked_value
 from medgen.errors import InputError
 from medgen.io.formats.itk import to_itk
 from medgen.io.grids import on_axes_of, same_grid
@@ -27,11 +29,17 @@ MIN_VOXELS = 4  # along each axis, for ITK's mutual information
 MIN_OVERLAP = 0.01
 
 
-def align(moving: Volume, fixed: Volume, method: str = "resample") -> tuple[Volume, dict[str, Any]]:
+def align(
+    moving: Volume, fixed: Volume, method: str = "resample", *, background: float | None = None
+) -> tuple[Volume, dict[str, Any]]:
     """Resample ``moving`` onto the grid of ``fixed``, after registration if ``method`` asks for it.
 
     Voxels outside the moving volume get its minimum (air in CT). The result is reproducible: one thread, regular
     sampling.
+
+    Args:
+        background: value of masked voxels of ``moving``, if it is masked; they are not mixed with tissue, see
+            ``grid.unmixed``, and it is also the value outside the volume.
 
     Returns:
         The volume (affine and shape of ``fixed``, stored type of ``moving``) and a dict: "method"; "overlap", share of
@@ -47,10 +55,10 @@ def align(moving: Volume, fixed: Volume, method: str = "resample") -> tuple[Volu
             "config-align-unknown", f"data.align = {method!r} is not known; use one of {', '.join(METHODS)}"
         )
     with _one_thread():
-        return _align(moving, fixed, method)
+        return _align(moving, fixed, method, masked_value(moving.data, background))
 
 
-def to_common_grid(volumes: Sequence[Volume], method: str) -> list[Volume]:
+def to_common_grid(volumes: Sequence[Volume], method: str, background: float | None = None) -> list[Volume]:
     """Bring the contrasts of a case onto the grid and the axes of the first one.
 
     With method "refuse" they must share a grid, and only their axes are reordered; otherwise `align` is applied.
@@ -69,10 +77,10 @@ def to_common_grid(volumes: Sequence[Volume], method: str) -> list[Volume]:
         )
     if method == "refuse":
         return [on_axes_of(v, first) for v in volumes]
-    return [v if v is first else align(v, first, method)[0] for v in volumes]
+    return [v if v is first else align(v, first, method, background=background)[0] for v in volumes]
 
 
-def _align(moving: Volume, fixed: Volume, method: str) -> tuple[Volume, dict[str, Any]]:
+def _align(moving: Volume, fixed: Volume, method: str, background: float | None) -> tuple[Volume, dict[str, Any]]:
     images = to_itk(fixed.data, fixed.affine), to_itk(moving.data, moving.affine)
     identity = sitk.Transform(3, sitk.sitkIdentity)
     overlap = _overlap(*images)
@@ -104,9 +112,13 @@ def _align(moving: Volume, fixed: Volume, method: str) -> tuple[Volume, dict[str
     if same_grid(fixed.geometry, moving.geometry, 1e-6) and mean == 0:
         data = on_axes_of(moving, fixed).data.copy()
     else:
-        fill = float(moving.data.min())
-        image = sitk.Resample(images[1], images[0], transform, sitk.sitkLinear, fill, sitk.sitkFloat32)
-        data = sitk.GetArrayFromImage(image).transpose()
+
+        def resampled(values: np.ndarray) -> np.ndarray:
+            own, fill = to_itk(values, moving.affine), float(values.min())
+            image = sitk.Resample(own, images[0], transform, sitk.sitkLinear, fill, sitk.sitkFloat32)
+            return np.asarray(sitk.GetArrayFromImage(image).transpose())
+
+        data = unmixed(moving.data, background, resampled)
     residual = {
         "method": method,
         "overlap": overlap,

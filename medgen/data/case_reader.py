@@ -75,18 +75,18 @@ class CaseReader:
             make, key = None, ""
             if data.align != "refuse" and path != fixed:
                 key = f"{data.align} {file_states(fixed)}"
-                make = self._aligned(f"{case.name}: {side}", path, fixed)
+                make = self._aligned(f"{case.name}: {side}", path, fixed, intensity.get("background"))
             channels.append(cached(self.folder, path, intensity, spacing=data.spacing, make=make, key=key))
             for text in channels[-1].warnings:
                 self.say(f"warning: {text}")
         return tuple(channels)
 
-    def _aligned(self, name: str, path: Path, fixed: Path) -> Callable[[], Volume]:
+    def _aligned(self, name: str, path: Path, fixed: Path, background: float | None) -> Callable[[], Volume]:
         """A function that aligns ``path`` to ``fixed`` and reports the residual; the cache calls it on a miss."""
         method = self.settings.data.align
 
         def make() -> Volume:
-            volume, residual = align(read_volume(path), read_volume(fixed), method=method)
+            volume, residual = align(read_volume(path), read_volume(fixed), method, background=background)
             values = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in residual.items())
             self.say(f"{name} aligned ({method}): {values}")
             if residual["overlap"] < COVERED:

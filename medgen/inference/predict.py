@@ -123,7 +123,9 @@ def prepare_case(model: Model, volumes: Sequence[Volume]) -> Prepared:
             "model-image-count-differs",
             f"the model translates {', '.join(names)} together; give one volume of each",
         )
-    own = [canonical_view(v) for v in to_common_grid(volumes, settings.data.align)]
+    own = [
+        canonical_view(v) for v in to_common_grid(volumes, settings.data.align, settings.intensity.source.background)
+    ]
     if not all(_has_model_spacing(v, model) for v in own):
         own = [replace(v, data=contiguous(v.data)) for v in own]  # filters need this order
     grid = [on_model_grid(v, model) for v in own]

@@ -149,3 +149,20 @@ def test_slabs_of_two_slices_are_resampled_and_not_registered(method):
     else:
         with refused("pair-too-thin", names="2 voxels"):
             align(moving, fixed, method)
+
+
+def test_a_masked_volume_keeps_its_mask_and_a_constant_tissue_on_another_grid():
+    """Also beyond its field of view."""
+    grids = np.meshgrid(*[np.linspace(-1, 1, n) for n in (30, 28, 26)], indexing="ij")
+    data = np.where(sum(g**2 for g in grids) < 0.6, 500.0, 0.0).astype(np.float32)
+    moving = Volume(data, np.diag([1.5, 1.5, 1.5, 1.0]), np.dtype(np.float32))
+    affine = np.diag([1.1, 2.0, 0.9, 1.0])
+    affine[:3, 3] = -4.3
+    noise = np.random.default_rng(0).normal(size=(44, 30, 50)).astype(np.float32)
+    fixed = Volume(noise, affine, np.dtype(np.float32))
+    found = align(moving, fixed, background=0.0)[0].data
+    tissue = found[found != 0]
+    np.testing.assert_allclose(tissue, 500.0, rtol=1e-5)
+    assert tissue.size * 1.1 * 2.0 * 0.9 == pytest.approx((data != 0).sum() * 1.5**3, rel=0.02)
+    mixed = align(moving, fixed)[0].data
+    assert ((mixed > 1) & (mixed < 499)).any()
