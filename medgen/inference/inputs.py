@@ -116,6 +116,8 @@ def find_scans(
 
 def _of_bids(image: BidsImage) -> Scan:
     fault = f"{image.name} has no {' and no '.join(image.missing)}; add the missing image" if image.missing else None
+    if image.twice:
+        fault = f"{' and '.join(map(str, image.twice))} have one name, and only one can be meant; remove the other"
     return Scan(image.name, tuple(Path(os.path.realpath(path)) for path in image.files), fault, place=image.place)
 
 

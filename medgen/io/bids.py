@@ -1,6 +1,7 @@
 """Brain Imaging Data Structure (https://bids-specification.readthedocs.io): find images, and name derivatives."""
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from typing import Any
 
 from medgen import __version__
 from medgen.errors import InputError
+from medgen.io.names import one_line
 from medgen.io.paths import NIFTI_ENDINGS, case_name, has_ending
 from medgen.io.text import read_json
 
+log = logging.getLogger(__name__)
 TABLE = "dataset_description.json"
 IGNORED = "manifest.json\nmanifest.journal\nreport.html\ndeviation/\n"  # content of .bidsignore
 VERSION = "1.9.0"
@@ -25,12 +28,14 @@ class BidsImage:
     name     of the first file, without its ending
     files    one per contrast; empty where ``missing`` says which are not there
     place    path of derivatives in a data set of them, without suffix and ending
+    twice    files of one name and different endings, of which none can be chosen
     """
 
     name: str
     files: tuple[Path, ...]
     place: Path
     missing: tuple[str, ...] = ()
+    twice: tuple[Path, ...] = ()
 
 
 def is_bids(root: Path) -> bool:
@@ -52,9 +57,21 @@ def bids_images(root: Path, contrasts: Sequence[str]) -> list[BidsImage]:
         InputError: a contrast is no suffix of the data set.
     """
     found: dict[str, dict[tuple[Path, str], Path]] = {}  # suffix → (folder, entities) → file
+    twice: dict[tuple[Path, str], list[Path]] = {}
+    others = []
     for path in sorted(root.glob("sub-*/**/*")):
-        if has_ending(path, NIFTI_ENDINGS) and (parts := NAME.fullmatch(case_name(path))):
-            found.setdefault(parts[2].lower(), {})[path.parent, parts[1]] = path
+        if not has_ending(path, NIFTI_ENDINGS):
+            continue
+        if not (parts := NAME.fullmatch(case_name(path))):
+            others.append(str(path.relative_to(root)))
+            continue
+        key = path.parent, parts[1]
+        if (other := found.setdefault(parts[2].lower(), {}).get(key)) is not None:
+            twice.setdefault(key, [other]).append(path)
+        found[parts[2].lower()][key] = path
+    if others:
+        shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+        log.warning("%s", one_line(f"warning: {root}: not read, because their names are not those of BIDS: {shown}"))
     suffixes = [contrast.lower() for contrast in contrasts]
     if len(contrasts) == 1 and suffixes[0] not in found and len(found) == 1:
         suffixes = list(found)
@@ -71,7 +88,7 @@ def bids_images(root: Path, contrasts: Sequence[str]) -> list[BidsImage]:
         missing = tuple(name for name, file in zip(contrasts, files, strict=True) if file is None)
         known = [file for file in files if file is not None]
         place = key[0].relative_to(root) / f"{key[1]}_desc-synthetic"
-        images.append(BidsImage(case_name(known[0]), tuple(known), place, missing))
+        images.append(BidsImage(case_name(known[0]), tuple(known), place, missing, tuple(twice.get(key, ()))))
     return images
 
 

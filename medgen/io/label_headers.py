@@ -14,7 +14,7 @@ NRRD_ENDINGS = (".nrrd", ".nhdr")
 NRRD_HEADER = 2**20  # bytes that are searched for the names
 INTENT_LABEL = 1002  # NIFTI_INTENT_LABEL of nifti1.h
 INTENT_AT = {348: (68, "h"), 540: (504, "i")}  # size of the header → position and type of intent_code
-_LABEL = re.compile(rb'<Label Key="(\d+)"[^>]*><!\[CDATA\[([^\]]+)\]\]>')
+_LABEL = re.compile(rb'<Label Key="(\d+)"[^>]*><!\[CDATA\[((?:[^\]]|\](?!\]>))+)\]\]>')
 _SEGMENT = re.compile(r"^Segment(\d+)_(LabelValue|Name):=(.*)$", re.MULTILINE)
 
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from medgen.checkpoint import save_model
 from medgen.cli import app
+from medgen.inference.inputs import find_scans
 from medgen.io.bids import bids_images, derivative, is_bids
 
 SIZE = (16, 16, 16)
@@ -68,6 +69,15 @@ def test_a_data_set_becomes_derivatives(dataset, tmp_path):
     assert beside - {"dataset_description.json"} <= set(ignored)
     again = translate(folder, dataset, out)
     assert again.exit_code == 0 and "3 skipped" in again.output
+
+
+def test_odd_names_are_told_and_two_files_of_one_name_refused(dataset, caplog):
+    for name in ("sub-P-002_T1w", "sub-02_T1w_defaced", "sub_02_T1w"):
+        image(dataset / "sub-02/anat" / f"{name}.nii.gz")
+    image(dataset / "sub-02/anat/sub-02_T1w.nii")
+    found = {scan.case: scan.fault for scan in find_scans(dataset, ["T1w"])}
+    assert "one name" in found.pop("sub-02_T1w") and set(found.values()) == {None}
+    assert all(name in caplog.text for name in ("sub-P-002_T1w", "sub-02_T1w_defaced", "sub_02_T1w"))
 
 
 def test_contrasts_together_are_of_one_session(dataset, tmp_path):

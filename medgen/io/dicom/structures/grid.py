@@ -24,7 +24,7 @@ class ImageGrid:
 
     frame     FrameOfReferenceUID
     patient   PatientID, may be empty
-    uids      SOPInstanceUID of each slice along the third axis (of an enhanced image: the same for all)
+    images    (SOPInstanceUID, number of the frame in it) of each slice along the third axis
     """
 
     folder: Path
@@ -32,7 +32,7 @@ class ImageGrid:
     frame: str
     patient: str
     series: str
-    uids: tuple[str, ...]
+    images: tuple[tuple[str, int], ...]
 
     def indices(self, points: np.ndarray) -> np.ndarray:
         """Patient coordinates (N, 3), mm, LPS → voxel indices (N, 3), fractions included."""
@@ -61,10 +61,19 @@ class ImageGrid:
             return [f"{path.name} and {self.folder.name} have different PatientIDs, but one frame of reference"]
         return []
 
+    def _is_of(self, item: Any, k: int) -> bool:
+        """Whether a reference names the image of slice ``k``; one without frame numbers names all frames."""
+        uid, number = self.images[k]
+        frames = item.get("ReferencedFrameNumber")
+        numbers = frames if isinstance(frames, Sequence) and not isinstance(frames, str) else [frames]
+        named = {int(n) for n in numbers if n is not None}
+        return str(item.get("ReferencedSOPInstanceUID")) == uid and (not named or number in named)
+
     def check_slice(self, k: int, referenced: Iterable[Any], path: Path, what: str) -> None:
         """Refuse a structure whose place is not that of the image that it names. Raises InputError."""
-        named = {str(uid) for uid in referenced if uid} & set(self.uids)  # others are of another series
-        if named and self.uids[k] not in named:
+        own = {uid for uid, _ in self.images}
+        named = [item for item in referenced if str(item.get("ReferencedSOPInstanceUID")) in own]  # else other series
+        if named and not any(self._is_of(item, k) for item in named):
             raise InputError(
                 "structures-slice-differs",
                 f"{path}: {what} lies in slice {k + 1} of {self.folder}, but names another image of it; one of the two "
@@ -101,7 +110,8 @@ def image_grid(image: Path, series: str | None = None) -> ImageGrid:
     frame, patient, uid = (
         str(header.get(key) or "") for key in ("FrameOfReferenceUID", "PatientID", "SeriesInstanceUID")
     )
-    return ImageGrid(folder, geometry, frame, patient, uid, tuple(str(s.header.get("SOPInstanceUID")) for s in slices))
+    images = tuple((str(s.header.get("SOPInstanceUID")), s.frame + 1) for s in slices)
+    return ImageGrid(folder, geometry, frame, patient, uid, images)
 
 
 def joined(

@@ -55,12 +55,12 @@ def _label_map(ds: Dataset, grid: ImageGrid, path: Path, names: Sequence[str] | 
     found = (roi_names if contours else segment_names)(ds, path)
     if not found or len(found) > MOST:
         raise InputError("structures-none", f"{path} has {len(found)} structures; give a file with some")
-    wanted = tuple(found if names is None else names)
+    wanted = tuple(found) if names is None else _whole(names, found)
     if not set(wanted) & set(found):
         raise InputError(
             "structures-name-unknown", f"{path} has none of {', '.join(wanted)}; it has {one_line(', '.join(found))}"
         )
-    frames = roi_frames(ds) if contours else [str(ds.get("FrameOfReferenceUID") or "")]
+    frames = roi_frames(ds, wanted) if contours else [str(ds.get("FrameOfReferenceUID") or "")]
     warnings = grid.check_object(ds, path, frames)
     if absent := [name for name in wanted if name not in found]:
         warnings.append(f"{path.name} has no {', '.join(absent)}; it has {one_line(', '.join(found))}")
@@ -73,6 +73,18 @@ def _label_map(ds: Dataset, grid: ImageGrid, path: Path, names: Sequence[str] | 
     header.extensions.append(nib.nifti1.Nifti1Extension(0, _table(values)))
     volume = Volume(labels, grid.geometry.affine, np.dtype(np.int16), header=header, warnings=tuple(warnings))
     return volume, values
+
+
+def _whole(names: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
+    """Join neighbours that are one name of the file together: "Lung", "left" → "Lung, left"."""
+    wanted, rest = [], list(names)
+    while rest:
+        sizes = range(len(rest), 1, -1)
+        size = next((n for n in sizes for glue in (", ", ",") if glue.join(rest[:n]) in found), 1)
+        glue = ", " if ", ".join(rest[:size]) in found else ","
+        wanted.append(glue.join(rest[:size]))
+        rest = rest[size:]
+    return tuple(wanted)
 
 
 def _object(path: Path) -> Dataset:
@@ -91,7 +103,7 @@ def _object(path: Path) -> Dataset:
 
 def _table(values: dict[str, int]) -> bytes:
     """A Caret label table, which TotalSegmentator and `label_headers` read."""
-    plain = {value: name.replace("]", "") for name, value in values.items()}  # "]]>" would end the name
+    plain = {value: name.replace("]]>", "]] >") for name, value in values.items()}  # which would end the name
     rows = "".join(f'<Label Key="{value}"><![CDATA[{name}]]></Label>' for value, name in plain.items())
     table = f'<VolumeInformation Index="0"><LabelTable>{rows}</LabelTable></VolumeInformation>'
     return f'<?xml version="1.0" encoding="UTF-8"?><CaretExtension>{table}</CaretExtension>'.encode()

@@ -26,9 +26,13 @@ def roi_names(ds: Dataset, path: Path) -> list[str]:
     return names
 
 
-def roi_frames(ds: Dataset) -> list[str]:
-    """The frames of reference that the structures state."""
-    return [str(item.get("ReferencedFrameOfReferenceUID") or "") for item in ds.get("StructureSetROISequence") or ()]
+def roi_frames(ds: Dataset, names: Sequence[str]) -> list[str]:
+    """The frames of reference that the named structures state."""
+    return [
+        str(item.get("ReferencedFrameOfReferenceUID") or "")
+        for item in ds.get("StructureSetROISequence") or ()
+        if str(item.get("ROIName") or "").strip() in names
+    ]
 
 
 def roi_masks(
@@ -49,9 +53,9 @@ def roi_masks(
     numbers = {
         int(item.ROINumber): str(item.get("ROIName") or "").strip() for item in ds.get("StructureSetROISequence") or ()
     }
-    drawn = {}
-    for item in ds.get("ROIContourSequence") or ():
-        drawn[numbers.get(int(item.ReferencedROINumber), "")] = item.get("ContourSequence") or ()
+    drawn: dict[str, list[Any]] = {}
+    for item in ds.get("ROIContourSequence") or ():  # some programs write an item for each contour
+        drawn.setdefault(numbers.get(int(item.ReferencedROINumber), ""), []).extend(item.get("ContourSequence") or ())
     for name in names:
         closed = [c for c in drawn.get(name, ()) if str(c.get("ContourGeometricType")) in CLOSED]
         if len(closed) < len(drawn.get(name, ())):
@@ -59,7 +63,10 @@ def roi_masks(
         if not closed:
             warnings.append(f"{one_line(name)} has no closed contour, so no voxel of the label map")
             continue
-        yield name, _mask(closed, grid, name, path, warnings)
+        mask = _mask(closed, grid, name, path, warnings)
+        if not mask.any():
+            warnings.append(f"{one_line(name)} has no voxel: its contours are smaller than the voxels of the image")
+        yield name, mask
 
 
 def _mask(contours: Sequence[Any], grid: ImageGrid, name: str, path: Path, warnings: list[str]) -> np.ndarray:
@@ -93,7 +100,8 @@ def _in_slice(contour: Any, grid: ImageGrid, path: Path, what: str) -> tuple[int
     values = np.array([float(v) for v in contour.get("ContourData") or ()])
     if values.size < 9 or values.size % 3 or not np.isfinite(values).all():
         raise InputError("structures-contour-damaged", f"{path}: {what} has no three points in 3D; draw it again")
-    indices = grid.indices(values.reshape(-1, 3))
+    # Points on voxel centres, as from masks, must not fall on either side of them by rounding.
+    indices = np.round(grid.indices(values.reshape(-1, 3)), 4)
     depth = indices[:, 2]
     k = round(float(depth.mean()))
     off = float(np.abs(depth - k).max())
@@ -111,7 +119,7 @@ def _in_slice(contour: Any, grid: ImageGrid, path: Path, what: str) -> tuple[int
             "structures-outside", f"{path}: {what} reaches beyond {grid.folder}; give the series on which it was drawn"
         )
     references = contour.get("ContourImageSequence") or ()
-    grid.check_slice(k, (item.get("ReferencedSOPInstanceUID") for item in references), path, what)
+    grid.check_slice(k, references, path, what)
     return k, indices[:, :2]
 
 

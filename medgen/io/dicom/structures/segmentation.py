@@ -95,7 +95,7 @@ def _insert(mask: np.ndarray, frame: np.ndarray, group: Any, shared: Any, grid: 
     if (places < 0).any() or (places >= np.array(mask.shape)).any():
         raise InputError("structures-outside", f"{path}: {what} has voxels outside {grid.folder}")
     references = [
-        source.get("ReferencedSOPInstanceUID")
+        source
         for derived in group.get("DerivationImageSequence") or ()
         for source in derived.get("SourceImageSequence") or ()
     ]

@@ -4,7 +4,7 @@ import matplotlib.path
 import nibabel as nib
 import numpy as np
 import pytest
-from dicom_series import OBLIQUE, stored, write_ct, write_enhanced_ct
+from dicom_series import OBLIQUE, item, stored, write_ct, write_enhanced_ct
 from dicom_structures import to_mm, write_rtstruct, write_segmentation
 from pydicom.uid import generate_uid
 from refusal import refused
@@ -178,13 +178,78 @@ def test_the_command_writes_a_label_map_with_names(ct, tmp_path):
     out = tmp_path / "labels/p1.nii.gz"
     result = CliRunner().invoke(app, ["labels", str(path), str(ct / "000.dcm"), str(out)])
     assert result.exit_code == 0 and "2: vein, 25 voxels" in result.output
-    assert header_names(out) == {1: "liver ", 2: "vein"} and is_label_map(out)
+    assert header_names(out) == {1: "liver ]]", 2: "vein"} and is_label_map(out)
     written, volume = read_volume(out), read_volume(ct)
     assert same_geometry(written.geometry, volume.geometry) and written.dtype == np.int16
     assert nib.load(out).get_fdata()[4, 5, 3] == 2
     again = CliRunner().invoke(app, ["labels", str(path), str(ct), str(out)])
     assert again.exception.code == "output-exists"
     assert CliRunner().invoke(app, ["labels", str(path), str(ct), "a.nrrd"]).exception.code == "labels-not-nifti"
+
+
+def test_an_item_for_each_contour_of_one_structure(ct, tmp_path):
+    """Some programs repeat the number of the structure instead of putting all contours into one item."""
+
+    def split(ds):
+        contours = ds.ROIContourSequence[0].ContourSequence
+        ds.ROIContourSequence = [item(ReferencedROINumber=1, ContourSequence=[c]) for c in contours]
+
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"liver": [(1, SQUARE), (2, SQUARE), (3, SQUARE)]}, split)
+    assert np.count_nonzero(read_structures(path, ct)[0].data) == 75
+
+
+def test_a_structure_between_the_voxel_centres_is_told(ct, tmp_path):
+    tiny = [(4.2, 5.2), (4.8, 5.2), (4.8, 5.8), (4.2, 5.8)]
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"node": [(1, tiny)], "liver": [(1, SQUARE)]})
+    volume, _ = read_structures(path, ct)
+    assert "node has no voxel" in " ".join(volume.warnings) and np.count_nonzero(volume.data) == 25
+
+
+def test_points_on_voxel_centres_give_straight_borders(any_series, tmp_path):
+    square = [(3, 4), (8, 4), (8, 9), (3, 9)]
+    path = write_rtstruct(tmp_path / "rs.dcm", any_series, {"liver": [(k, square) for k in range(5)]})
+    found = read_structures(path, any_series)[0].data
+    wanted = np.zeros_like(found)
+    wanted[3:8, 4:9] = 1
+    assert np.array_equal(found, wanted)
+
+
+def test_only_the_frames_of_the_named_structures_count(ct, tmp_path):
+    def elsewhere(ds):
+        ds.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = generate_uid()
+
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"liver": [(1, SQUARE)], "point": [(1, INNER)]}, elsewhere)
+    assert np.count_nonzero(read_structures(path, ct, names=["liver"])[0].data) == 25
+    with refused("structures-frame-differs"):
+        read_structures(path, ct)
+
+
+def test_names_with_commas_can_be_chosen(ct, tmp_path):
+    rois = {"GTV [T1]": [(1, SQUARE)], "Lung, left": [(2, SQUARE)], "a,b": [(3, SQUARE)]}
+    path, out = write_rtstruct(tmp_path / "rs.dcm", ct, rois), tmp_path / "l.nii.gz"
+    result = CliRunner().invoke(app, ["labels", str(path), str(ct), str(out), "--names", "a,b, Lung, left,GTV [T1]"])
+    assert result.exit_code == 0, result.output
+    assert header_names(out) == {1: "a,b", 2: "Lung, left", 3: "GTV [T1]"}
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_frames_of_an_enhanced_image_are_told_apart_by_number(tmp_path, right):
+    folder = tmp_path / "ct"
+    SERIES["enhanced"](folder)
+    volume, (masks, _) = read_volume(folder), random_masks()
+
+    def numbered(ds):
+        for n, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+            k = n % 5 if right else 4 - n % 5
+            source = group.DerivationImageSequence[0].SourceImageSequence[0]
+            source.ReferencedFrameNumber = volume.frames[k][1] + 1
+
+    path = write_segmentation(tmp_path / "seg.dcm", folder, masks, numbered)
+    if right:
+        read_structures(path, folder)
+        return
+    with refused("structures-slice-differs"):
+        read_structures(path, folder)
 
 
 def test_other_files_are_refused(ct, tmp_path):
