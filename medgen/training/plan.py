@@ -132,8 +132,8 @@ def look(root: Path, sources: tuple[str, ...] = ("source",), targets: tuple[str,
         pairs=len(pairs),
         hu=hu,
         masked=(
-            not any(hu) and _most([_masked(v.data) for v in images]),
-            not any(hu) and _most([_masked(v.data) for v in truths]),
+            not hu[0] and _most([_masked(v.data) for v in images]) and all(map(_all_masked, some_s)),
+            not hu[1] and _most([_masked(v.data) for v in truths]),
         ),
         removal=removal,
         spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
@@ -301,6 +301,11 @@ def _most(flags: list[bool]) -> bool:
 
 def _masked(data: np.ndarray) -> bool:
     return float((data == 0).mean()) > MASKED
+
+
+def _all_masked(case: Case) -> bool:
+    """Whether the further source contrasts of a case are masked too."""
+    return all(_masked(read_volume(file).data) for file in case.source[1:])
 
 
 def _removed(source: Volume, target: Volume) -> bool:

@@ -181,6 +181,18 @@ def test_images_without_the_offset_of_hu_among_others_are_named(tmp_path):
     assert "of 3 source images that were read, those of p1 have no air in HU" in said and "target images" not in said
 
 
+def test_masked_mr_to_ct_and_a_second_source_without_mask(tmp_path):
+    for i in range(3):
+        save(tmp_path / f"a/source/p{i}.nii.gz", brain(i))
+        save(tmp_path / f"a/target/p{i}.nii.gz", np.where(brain(i) > 0, 40 + brain(i), -1024))
+        for name, masked in (("t1", True), ("flair", False), ("t2", True)):
+            save(tmp_path / f"b/p{i}/{name}.nii.gz", brain(i, masked))
+    facts = look(tmp_path / "a")
+    assert facts.hu == (False, True) and facts.masked == (True, False)
+    for sources in (("t1", "flair"), ("flair", "t1")):
+        assert look(tmp_path / "b", sources, ("t2",)).masked == (False, True)
+
+
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_a_mask_on_one_side_is_encoded_on_that_side_alone(tmp_path, side):
     for i in range(3):
