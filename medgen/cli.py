@@ -114,9 +114,9 @@ def train(
     if settings.data.folds is not None:
         from medgen.commands.folds import cross_validate
 
-        failures = cross_validate(settings, out, overwrite=overwrite, say=print_line)
+        failures, count = cross_validate(settings, out, overwrite=overwrite, say=print_line)
         add_result(run=out, models=[out / "ensemble"], report=out / "report.html", failures=failures)
-        finish(failures, len(failures))
+        finish(failures, count)
         return
     from medgen.training.loop import saved_steps
     from medgen.training.loop import train as run

@@ -237,7 +237,7 @@ def test_a_conversion_that_fails_is_in_the_report(run, tmp_path, monkeypatch):
     nib.save(image, damaged)
     words = ["train", "mr_t1_to_t2_regression", f"data.root={tmp_path / 'cohort'}", *SMALL, "--folds", "2", "--out"]
     result = CliRunner().invoke(app, [*words, str(tmp_path / "run")])
-    assert result.exit_code != 0
+    assert result.exit_code != 0 and "1 of 3 cases failed" in result.output
     summary = json.loads((tmp_path / "run/results/summary.json").read_text())
     assert [failure["case"] for failure in summary["failures"]] == ["p2"], summary["failures"]
     assert "Cases not evaluated" in (tmp_path / "run/report.html").read_text()

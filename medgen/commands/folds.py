@@ -25,7 +25,7 @@ FITTED = "the values of the target images"
 
 def cross_validate(
     settings: Settings, out: Path, *, overwrite: bool = False, say: Callable[[str], None] = print
-) -> list[str]:
+) -> tuple[list[str], int]:
     """Train a model per fold, translate its held-out patients with it, and evaluate all of them together.
 
     A restart resumes an interrupted run.
@@ -39,7 +39,7 @@ def cross_validate(
         say: receives the lines for the user.
 
     Returns:
-        The failures of conversions and evaluation, a line each.
+        The failures of conversions and evaluation, a line for each case that failed, and the number of cases.
 
     Raises:
         InputError: the settings cannot be cross-validated, or ``out`` holds another run.
@@ -95,7 +95,7 @@ def cross_validate(
         write_ensemble([out / f"fold_{k}" / "best" for k in range(len(splits))], out / "ensemble")
         failures += _evaluate(out, settings, [case for fold in held_out for case in fold], len(splits))
     say(f"ensemble of the {len(splits)} models: medgen translate {out / 'ensemble'} INPUT OUTPUT")
-    return failures
+    return failures, sum(map(len, held_out))
 
 
 def _own_split(read: Callable[..., "Cohort"]) -> str:
@@ -266,4 +266,4 @@ def _evaluate(out: Path, settings: Settings, cases: Sequence[Case], folds: int) 
     note = f"Cross-validation with {folds} folds: each case was translated by a model that has not seen its patient."
     write_report([out / "results"], out / "report.html", title="Cross-validation", notes=[note])
     print_line(f"report: {out / 'report.html'}")
-    return [f"{failure.case}: {failure.error}" for failure in result.failures]
+    return [f"{failure.case}: {failure.error}" for failure in result.failures if failure.case in made]

@@ -163,7 +163,7 @@ def _readme(model: Path, place: HubPlace, digest: str) -> str:
     """The card with the lines that a hub reads, and the commands that get the model."""
     folder = model_folder(model)
     written = folder / CARD
-    card = written.read_text(encoding="utf-8") if written.is_file() else card_text(read_info(folder)[0])
+    card = written.read_text(encoding="utf-8-sig") if written.is_file() else card_text(read_info(folder)[0])
     use = (
         f"\n## Use\n\n```\npip install 'medgen[hub]'\nmedgen unpack {place} MODEL --sha256 {digest}\n"
         "medgen translate MODEL SCANS OUT\n```\n"

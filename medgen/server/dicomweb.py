@@ -65,7 +65,7 @@ def add_dicomweb(app: FastAPI, jobs: Jobs) -> None:
 
 
 def _checked(files: Sequence[Path], study: str | None) -> tuple[Dataset, int]:
-    """Keep the images of scans and delete other files.
+    """Keep the images of scans, in a folder for each series, and delete other files.
 
     Returns:
         the Store Instances Response (PS3.18 I.2), and how many images are kept. Its Retrieve URLs are empty, because
@@ -74,11 +74,16 @@ def _checked(files: Sequence[Path], study: str | None) -> tuple[Dataset, int]:
     stored: list[Dataset] = []
     failed: list[Dataset] = []
     others: list[Dataset] = []
+    places: dict[object, int] = {}
     for path in files:
         item, reason = _examined(path, study)
         if reason is None:
             item.RetrieveURL = ""
             stored.append(item)
+            series = (read_header(path) or {}).get("SeriesInstanceUID")
+            folder = path.parent / f"{places.setdefault(series, len(places)):03d}"  # a case for each series
+            folder.mkdir(exist_ok=True)
+            path.rename(folder / path.name)
             continue
         path.unlink()
         item.FailureReason = reason
