@@ -16,7 +16,7 @@ from medgen.io.paths import case_name
 from medgen.io.read import find_volumes, read_volume
 from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry, to_canonical
 
-CHANNEL = "_0000"  # nnU-Net's ending of the name of a case's first channel
+CHANNEL, SECOND = "_0000", "_0001"  # nnU-Net's endings of the names of a case's channels
 LABEL_MAPS = ("labels", "prediction_labels", "mask", "lesions")  # roles whose files may be CASE.seg.nrrd
 
 
@@ -139,8 +139,19 @@ def _files(path: Path, cases: Mapping[str, Path], role: str) -> dict[str, Path]:
         return {next(iter(cases)) if len(cases) == 1 else case_name(path): path}
     found: dict[str, Path] = {}
     composed = {normalize("NFC", case): case for case in cases}
-    for file in find_volumes(path):
+    volumes = find_volumes(path)
+    stems = {case_name(file) for file in volumes}
+    channels = [stem for stem in stems if stem.endswith(CHANNEL)]
+    if several := [stem for stem in channels if stem.removesuffix(CHANNEL) + SECOND in stems]:
+        raise InputError(
+            "folder-channels",
+            f"{path} has several channels of a case ({min(several)}, {min(several).removesuffix(CHANNEL)}{SECOND}), and "
+            "an evaluation compares one; put the images of one channel into a folder of their own",
+        )
+    whole = not cases and len(channels) == len(stems)  # a reference of nnU-Net's images
+    for file in volumes:
         name = label_case(file) if role in LABEL_MAPS else case_name(file)
+        name = name.removesuffix(CHANNEL) if whole else name
         known = [n for n in (name, name.removesuffix(CHANNEL)) if normalize("NFC", n) in composed]
         case = composed[normalize("NFC", known[0])] if known else name
         if case in found:

@@ -168,3 +168,18 @@ def test_folders_of_nnunet_are_matched_as_they_are(tmp_path):
     save(raw / "imagesTr/x_01.nii.gz", image)
     with refused("folder-case-twice", names="x_01_0000"):
         match_folders({"reference": raw / "labelsTr", "source": raw / "imagesTr"})
+
+
+def test_a_reference_of_nnunet_images_and_several_channels(tmp_path):
+    for folder, names in (("ref", ("a_0000", "b_0000")), ("pred", ("a", "b")), ("src", ("a_0000", "a_0001"))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.float32), np.eye(4)), tmp_path / folder / f"{name}.nii.gz")
+    given = {"reference": tmp_path / "ref", "prediction": tmp_path / "pred", "source": None}
+    assert {case: sorted(files) for case, files in match_folders(given).cases.items()} == {
+        "a": ["prediction", "reference"], "b": ["prediction", "reference"]
+    }  # fmt: skip
+    given["prediction"] = tmp_path / "ref"
+    assert set(match_folders(given).cases) == {"a", "b"}
+    with refused("folder-channels", names="a_0001"):
+        match_folders(given | {"source": tmp_path / "src"})

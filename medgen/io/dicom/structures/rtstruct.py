@@ -101,7 +101,7 @@ def _in_slice(contour: Any, grid: ImageGrid, path: Path, what: str) -> tuple[int
     if values.size < 9 or values.size % 3 or not np.isfinite(values).all():
         raise InputError("structures-contour-damaged", f"{path}: {what} has no three points in 3D; draw it again")
     # Points on voxel centres, as from masks, must not fall on either side of them by rounding.
-    indices = np.round(grid.indices(values.reshape(-1, 3)), 4)
+    indices = np.round(grid.indices(values.reshape(-1, 3)), 2)
     depth = indices[:, 2]
     k = round(float(depth.mean()))
     off = float(np.abs(depth - k).max())
