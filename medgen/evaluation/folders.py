@@ -145,8 +145,8 @@ def _files(path: Path, cases: Mapping[str, Path], role: str) -> dict[str, Path]:
     if several := [stem for stem in channels if stem.removesuffix(CHANNEL) + SECOND in stems]:
         raise InputError(
             "folder-channels",
-            f"{path} has several channels of a case ({min(several)}, {min(several).removesuffix(CHANNEL)}{SECOND}), and "
-            "an evaluation compares one; put the images of one channel into a folder of their own",
+            f"{path} has several channels of a case ({min(several)}, {min(several).removesuffix(CHANNEL)}{SECOND}), "
+            "and an evaluation compares one; put the images of one channel into a folder of their own",
         )
     whole = not cases and len(channels) == len(stems)  # a reference of nnU-Net's images
     for file in volumes:
