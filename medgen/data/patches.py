@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medgen.data.cache import Cached, Channels, mapped
 from medgen.data.degradation import Draw
-from medgen.data.intensity import encode_channels
+from medgen.data.intensity import Range, encode_channels
 from medgen.data.labels.codec import LabelTable
 from medgen.data.random_affine import AffineTransform, RandomAffine, cut_patch
 from medgen.data.slabs import fold_batch
@@ -199,7 +199,13 @@ class Patches(Dataset):
         is_label_map = isinstance(case[0].range, LabelTable)
         reach = 0 if worse is None else worse.margin
         size = self.patch + 2 * reach
-        cuts = [cut_patch(c.data, start - reach, size, turn, spacing, labels=is_label_map) for c in case]
+        cuts = [
+            cut_patch(
+                c.data, start - reach, size, turn, spacing, labels=is_label_map,
+                background=c.range.background if isinstance(c.range, Range) else None,
+            )
+            for c in case
+        ]  # fmt: skip
         cuts = cuts if worse is None else [worse(cut) for cut in cuts]
         return encode_channels([c.range for c in case], cuts)
 

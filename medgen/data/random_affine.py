@@ -57,6 +57,7 @@ def cut_patch(
     spacing: tuple[float, ...],
     *,
     labels: bool = False,
+    background: float | None = None,
 ) -> np.ndarray:
     """Cut a patch from a volume, transformed about the patch centre.
 
@@ -67,6 +68,7 @@ def cut_patch(
         turn: the transform.
         spacing: voxel spacing in mm.
         labels: treat values as labels, see ``data.labels.resampling``; otherwise interpolate, see ``UNEQUAL``.
+        background: value of masked voxels, which are not mixed with tissue, as in ``grid.unmixed``.
 
     Returns:
         Array of ``size`` in the type of ``data``, or float32 if it is interpolated. It may be a view of ``data``.
@@ -80,8 +82,29 @@ def cut_patch(
         first = np.floor(start + half - reach).astype(int)
         crop = _crop(data, first, np.ceil(start + half + reach).astype(int) + 1 - first)
         order = 0 if labels else 3 if max(spacing) > UNEQUAL * min(spacing) else 1
-        patch = _sampled(crop, matrix, start + half - first - matrix @ half, size, order)
+        offset = start + half - first - matrix @ half
+        patch = _sampled(crop, matrix, offset, size, order)
+        inside = None if background is None or labels else crop != background
+        if inside is not None and inside.any() and not inside.all():
+            _unmix(patch, crop, inside, matrix, offset, background)
     return np.flip(patch, turn.flips) if turn.flips else patch
+
+
+def _unmix(
+    patch: np.ndarray,
+    crop: np.ndarray,
+    inside: np.ndarray,
+    matrix: np.ndarray,
+    offset: np.ndarray,
+    background: float | None,
+) -> None:
+    """Replace what was interpolated between masked voxels and tissue (``inside``), in place."""
+    at = {"matrix": matrix, "offset": offset, "output_shape": patch.shape, "mode": "nearest", "order": 1}
+    share = ndimage.affine_transform(inside.astype(np.float32), **at)
+    tissue = ndimage.affine_transform(np.where(inside, crop, 0).astype(np.float32), **at)
+    mixed = share < 1 - 1e-5
+    share, tissue = share[mixed], tissue[mixed]
+    patch[mixed] = np.where(share >= 0.5, tissue / np.maximum(share, 0.5), background)
 
 
 def _sampled(crop: np.ndarray, matrix: np.ndarray, offset: np.ndarray, size: np.ndarray, order: int) -> np.ndarray:

@@ -40,7 +40,7 @@ def geometry_findings(case: Checked) -> None:
         versus_truth = _flip_gains(case, case.truth)
     for axis, (side, gain, own) in enumerate(zip(geometry.SIDES, gains, versus_truth, strict=True)):
         if gain > limit and gain <= limit + UNCLEAR_FLIP:  # then everything else is checked too
-            if _symmetric(case, axis):
+            if geometry.is_uniform(case.source, axis, case.spacing, known=case.edges(case.source)):
                 continue
             text = (
                 f"The output is flipped {side}, or shows another scan than the input: its edges agree no better with "
@@ -55,13 +55,6 @@ def geometry_findings(case: Checked) -> None:
             case.add("flip", "fail", text, excused=own <= limit)
     if not any(r.fault == "flip" for r in case.reasons):
         _shift(case)
-
-
-def _symmetric(case: Checked, axis: int) -> bool:
-    """Whether the input is its own mirror image along an axis, as a phantom may be, so that no flip can be seen."""
-    known = case.edges(case.source), case.edges(case.source)
-    own = geometry.flip_gains(case.source, case.source, case.body, case.spacing, known=known)
-    return bool(own[axis] > -UNCLEAR_FLIP)
 
 
 def _flip_gains(case: Checked, image: np.ndarray) -> np.ndarray:

@@ -351,6 +351,19 @@ def test_noise_is_the_same_in_both_of_a_pair_and_not_in_others():
     assert max(make(noise=0.9)[n]["source"].abs().max() for n in range(4)) <= 1
 
 
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.0, 3.0)])
+def test_turned_patches_of_a_masked_image_have_no_rim_of_mixed_values(spacing):
+    grids = np.meshgrid(*[np.linspace(-1, 1, 32)] * 3, indexing="ij")
+    data = np.where(sum(g**2 for g in grids) < 0.5, 500.0, 0.0).astype(np.float32)
+    for seed in range(3):
+        turn = AffineTransform(Rotation.random(random_state=seed).as_matrix() * 1.15)
+        start, size = np.array([4, 4, 4]), np.array([24, 24, 24])
+        patch = cut_patch(data, start, size, turn, spacing, background=0.0)
+        np.testing.assert_allclose(patch[patch != 0], 500, rtol=1e-5)
+        plain = cut_patch(data, start, size, turn, spacing)
+        assert ((plain > 1) & (plain < 499)).any() and np.abs((patch > 0).mean() - (plain >= 250).mean()) < 0.01
+
+
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.0, 3.0), (0.5, 0.5, 6.0)])
 def test_a_masked_background_stays_exact_in_turned_patches(spacing):
     """A spline rings: nothing outside would be exactly 0, and background would be encoded as dark tissue."""

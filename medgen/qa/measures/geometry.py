@@ -9,6 +9,7 @@ from medgen.qa.measures.structure import EDGE_MM, edges
 
 SIDES = ("left-right", "front-back", "head-foot")  # the axes of a canonical (RAS) volume
 ROW = 4096  # voxels of one scalar product
+UNIFORM = 0.05  # range of the correlations of an image with itself at lags from 1, along an axis without structure
 FLAT = 0.02  # range of correlations over all lags, below which there is no peak
 ROUNDS = 4  # over the axes; a correct pair needs one, a shift along one axis two
 
@@ -48,6 +49,33 @@ def flip_gains(
         norm = np.sqrt(_deviation(sums_a, voxels) * _deviation(sums_b, voxels))  # flipping does not change the sums
         gains.append((_product(np.flip(a, axis), inside) - _product(a, inside)) / norm if norm > 0 else 0.0)
     return np.array(gains)
+
+
+def is_uniform(
+    image: np.ndarray,
+    axis: int,
+    spacing: Sequence[float],
+    *,
+    reach: int = 3,
+    sigma_mm: float = EDGE_MM,
+    known: np.ndarray | None = None,
+) -> bool:
+    """Whether an image does not change along an axis, as that of a test phantom may be, so that no flip can be seen.
+
+    Its edges then agree with themselves alike at all lags but 0, where the noise agrees too.
+
+    Args:
+        image: (X, Y, Z).
+        spacing: mm.
+        reach: largest lag in voxels.
+        sigma_mm: as in `flip_gains`.
+        known: `structure.edges` of the image, if they were computed before.
+    """
+    a = edges(image, spacing, sigma_mm) if known is None else known
+    if a.shape[axis] < 2 * reach + 3:
+        return False
+    scores = np.delete(_Pair(a, a, reach).correlations([0, 0, 0], axis), reach)
+    return bool(scores.max() - scores.min() < UNIFORM)
 
 
 def measure_shift(

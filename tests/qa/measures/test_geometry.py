@@ -4,7 +4,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medgen.qa.measures.geometry import flip_gains, measure_shift
+from medgen.qa.measures.geometry import flip_gains, is_uniform, measure_shift
 
 MM = (2.5, 2.5, 2.5)
 
@@ -54,6 +54,15 @@ def test_an_axis_along_which_the_scan_is_uniform_has_no_shift(seed):
     image = np.repeat(scene(seed)[:, :, :1], 36, 2)
     found = measure_shift(seen(image, 1), seen(200 - 0.7 * image, 2, 20.0), MM)
     assert found == pytest.approx([0, 0, 0], abs=0.1)
+
+
+@pytest.mark.parametrize("noise", [1.0, 10.0])
+def test_an_axis_without_structure_is_told_from_one_with_it(noise):
+    image = np.repeat(scene(2)[:, :, :1], 36, 2)
+    assert [is_uniform(seen(image, 1, noise), axis, MM) for axis in range(3)] == [False, False, True]
+    box = np.full((20, 18, 16), -1000.0)  # symmetric, and not uniform
+    box[3:17, 3:15, 2:14] = 40
+    assert not any(is_uniform(seen(box, 1, noise), axis, MM) for axis in range(3))
 
 
 def test_shifts_beyond_the_search_range_and_short_axes():
