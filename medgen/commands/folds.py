@@ -68,7 +68,8 @@ def cross_validate(
         raise InputError("folds-unsupported", f"{data.root} has channels of 4D files; folds need a file per contrast")
     with TemporaryDirectory() as folder:  # the run's own folder is not claimed before the folds are known
         pairs, content = known_cases(settings, data.cache or Path(folder), say)
-    splits = fold_splits(pairs, data.folds, settings.train.seed, validation=data.validation, test=data.test)
+    test = 0.0 if any(case.part == "test" for case in found.cases) else data.test
+    splits = fold_splits(pairs, data.folds, settings.train.seed, validation=data.validation, test=test)
     held_out = [[case for case in split["validation"] if not case.synthetic] for split in splits]
     _check_grids([case for fold in held_out for case in fold])
     if settings.train.start_from is not None:

@@ -53,9 +53,10 @@ def read_split(
                 "are test cases; correct one of the two" + (", or start a new run" if resume else ""),
             )
     else:
-        split = split_cases(
-            cases, validation=data.validation, test=data.test, seed=settings.train.seed, where=str(data.root)
-        )
+        # A stated test set may have no targets; no other is drawn then.
+        test = 0.0 if any(case.part == "test" for case in cohort.cases) else data.test
+        seed, where = settings.train.seed, str(data.root)
+        split = split_cases(cases, validation=data.validation, test=test, seed=seed, where=where)
     save_split(out / "split.json", split)
     _tell_split(cases, split, recorded, cohort.stated, say)
     return cohort, split, content

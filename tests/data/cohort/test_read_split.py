@@ -52,6 +52,15 @@ def test_cases_that_became_test_cases_stop_a_resumed_run(tmp_path):
         parts(root / "datalist.json", tmp_path / "run", resume=True)
 
 
+def test_no_other_test_patients_are_drawn_where_a_test_set_without_targets_is_stated(tmp_path):
+    root = write_cohort(tmp_path / "cohort", cases=5)
+    entries = [{s: f"{s}/case{i}.nii.gz" for s in ("source", "target")} for i in range(4)]
+    lists = {"training": entries, "test": [{"source": "source/case4.nii.gz"}]}
+    (root / "datalist.json").write_text(json.dumps(lists))
+    found, *_ = parts(root / "datalist.json", tmp_path / "run", test=0.25)
+    assert found["test"] == [] and len(found["train"] + found["validation"]) == 4
+
+
 @pytest.mark.parametrize("sides", [["source", "target"], ["source"], ["target"]])
 def test_one_scan_with_two_names_is_never_in_two_subsets(tmp_path, sides):
     root = write_cohort(tmp_path / "cohort", cases=3)
