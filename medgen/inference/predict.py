@@ -34,6 +34,7 @@ from medgen.qa.measures.trunk_wall import ribs_taken_for_vessels
 SAME_SPACING = 0.05  # relative tolerance within which a volume has the model's spacing
 MOST_RESAMPLED = 100  # ratio of spacings; beyond it the header is wrong, and resampling would take too long
 LARGEST = 1e37  # beyond it, weighted sums of float32 may overflow
+OUT_OF_REACH = 1e-6  # share of tissue up to which a voxel has none of it in reach
 FAINT = 0.1  # code units below the levels of a generator with ``replace``: nothing that low is changed
 NEAR = 2  # voxels; reach of an edge through smoothing and interpolation
 UNCHANGED = 1e-3  # a mask of a generator with ``replace`` below this changes nothing
@@ -286,15 +287,16 @@ def _inside_own_mask(
     """`_on_own_grid` of a masked scan: the mean of the unmasked voxels in reach, and ``outside`` where it is masked."""
     inside = grid.data != code.background
     base = np.where(inside, code.clip(grid.data), 0) if transfer == "difference" else 0
+    tissue = np.where(inside, y, 0) - base
     share = resample_like(grid.replaced(inside.astype(np.float32)), own)
-    values = resample_like(grid.replaced(np.where(inside, y, 0) - base), own)
-    values /= np.maximum(share, np.finfo(np.float32).eps)
+    values = resample_like(grid.replaced(tissue), own)
+    values /= np.maximum(share, OUT_OF_REACH)
+    far = (share <= OUT_OF_REACH) & (own.data != code.background)
+    if far.any() and inside.any():  # tissue beside masked voxels of the model's grid alone, such as a thin bridge
+        nearest = ndimage.distance_transform_edt(~inside, grid.spacing, return_distances=False, return_indices=True)
+        values[far] = resample_like(grid.replaced(tissue[tuple(nearest)]), own)[far]
     if transfer == "difference":
         values += code.clip(own.data)
-    far = (
-        share <= np.finfo(np.float32).eps
-    )  # tissue without tissue of the model's grid beside it, such as a thin bridge
-    values[far] = resample_like(grid.replaced(y), own)[far] if far.any() else 0
     values[own.data == code.background] = outside
     return values
 

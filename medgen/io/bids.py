@@ -11,7 +11,7 @@ from typing import Any
 from medgen import __version__
 from medgen.errors import InputError
 from medgen.io.names import one_line
-from medgen.io.paths import NIFTI_ENDINGS, case_name, has_ending
+from medgen.io.paths import NIFTI_ENDINGS, case_name, has_ending, walk
 from medgen.io.text import read_json
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,9 @@ def bids_images(root: Path, contrasts: Sequence[str]) -> list[BidsImage]:
     found: dict[str, dict[tuple[Path, str], Path]] = {}  # suffix → (folder, entities) → file
     twice: dict[tuple[Path, str], list[Path]] = {}
     others = []
-    for path in sorted(root.glob("sub-*/**/*")):
+    folders = [folder for folder in sorted(root.glob("sub-*")) if folder.is_dir()]
+    walked = [(folder, name) for subject in folders for folder, _, names in walk(subject) for name in names]
+    for path in sorted(folder / name for folder, name in walked):
         if not has_ending(path, NIFTI_ENDINGS):
             continue
         if not (parts := NAME.fullmatch(case_name(path))):

@@ -497,5 +497,6 @@ def test_a_mask_of_the_scan_is_that_of_the_output_at_any_spacing(spacing, transf
     data = np.where(inside, tissue, 0).astype(np.float32)
     out = translate_volume(model, Volume(data, affine(spacing), np.dtype(np.float32))).data
     assert (out[~inside] == 0).all()
+    assert (out[inside] != 0).all()
     rim = inside & ~ndimage.binary_erosion(inside)
     assert out[rim].mean() == pytest.approx(out[inside].mean(), abs=30)

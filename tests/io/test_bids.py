@@ -71,6 +71,12 @@ def test_a_data_set_becomes_derivatives(dataset, tmp_path):
     assert again.exit_code == 0 and "3 skipped" in again.output
 
 
+def test_a_session_behind_a_link_is_read(dataset, tmp_path):
+    (dataset / "sub-01/ses-2").rename(tmp_path / "elsewhere")
+    (dataset / "sub-01/ses-2").symlink_to(tmp_path / "elsewhere")
+    assert [image.name for image in bids_images(dataset, ["T2w"])] == ["sub-01_ses-1_T2w", "sub-01_ses-2_T2w"]
+
+
 def test_odd_names_are_told_and_two_files_of_one_name_refused(dataset, caplog):
     for name in ("sub-P-002_T1w", "sub-02_T1w_defaced", "sub_02_T1w"):
         image(dataset / "sub-02/anat" / f"{name}.nii.gz")
