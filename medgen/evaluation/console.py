@@ -21,6 +21,7 @@ def console_lines(evaluation: Evaluation) -> list[str]:
     for distance in sections_summary.distribution:
         if distance.value is not None:
             printed.append(f"{distance.metric} {distance.value:.4g}{_source_note(distance.source_value)}")
+            printed += [f"  note: {note}" for note in distance.notes]
     for row in sections_summary.downstream.rows:
         if row.label == "mean" and row.dice_mean is not None:
             printed.append(f"{row.protocol}: Dice {row.dice_mean:.3f}")

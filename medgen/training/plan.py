@@ -86,6 +86,7 @@ class Facts:
                 if self.unmeasured
                 else []
             ),
+            *(f"warning: {text}" for text in self.warnings),
         ]
 
 
@@ -121,7 +122,9 @@ def look(root: Path, sources: tuple[str, ...] = ("source",), targets: tuple[str,
     units = [looks_like_hu(v.data) for v in images], [looks_like_hu(v.data) for v in truths]
     hu = _most(units[0]), _most(units[1])
     mixed = _mixed("source", some_s, units[0]) + _mixed("target", some_t, units[1])
-    removal = bool(pairs) and one_grid and all(hu) and _most(list(map(_removed, images, truths)))
+    removed = list(map(_removed, images, truths)) if pairs and one_grid and all(hu) else []
+    removal = _most(removed)
+    mixed += _unlike_removal(some_s, removed) if removal else []
     found = [(case.name, misalignment(*_pair(case))) for case in _spread(pairs, MEASURED)]
     return Facts(
         root=root,
@@ -199,7 +202,6 @@ def plan(facts: Facts, hours: float | None = None, *, folds: int | None = None, 
         choose("train", "steps", 1_000_000, "not reached: train.minutes ends the run")
     parse_settings(values, "plan")  # raises if a choice is not valid
     head = [f"Plan for {facts.root}, on the config {base}: {why}.", *facts.lines()]
-    head += [f"warning: {text}" for text in facts.warnings]
     if facts.apart:
         head.append("register the misaligned pairs, or use method reggan, which learns the deformation")
     return "".join(f"# {line}\n" for line in head) + _written(values, reasons)
@@ -292,6 +294,17 @@ def _mixed(side: str, cases: list[Case], hu: list[bool]) -> list[str]:
     return [
         f"of {len(cases)} {side} images that were read, those of {shortened_list(others)} have no air in HU, unlike "
         "the others: they may lack the offset of -1024 or may not be CT; inspect them, and correct or remove them"
+    ]
+
+
+def _unlike_removal(cases: list[Case], removed: list[bool]) -> list[str]:
+    """A warning about pairs without contrast medium in the source or with it in the target, unlike most."""
+    others = [case.name for case, own in zip(cases, removed, strict=True) if not own]
+    if not others:
+        return []
+    return [
+        f"of {len(cases)} pairs that were read, {shortened_list(others)} show no contrast medium in the source that "
+        "the target lacks, unlike the others: source and target may be exchanged"
     ]
 
 

@@ -204,3 +204,14 @@ def test_a_mask_on_one_side_is_encoded_on_that_side_alone(tmp_path, side):
     values = yaml.safe_load(plan(facts))
     assert [name for name, codec in values["intensity"].items() if "background" in codec] == [side]
     assert not values["method"]["keep_background"]
+
+
+def test_an_exchanged_pair_among_pairs_with_contrast_medium_is_named_on_the_console(tmp_path):
+    for seed in range(3):
+        patient = make_patient(seed, size=(100, 76, 24), spacing=(3.5, 3.5, 5.0))
+        sides = ("source", "target") if seed != 1 else ("target", "source")
+        for side, image in zip(sides, (patient.contrast, patient.noncontrast), strict=True):
+            save(tmp_path / f"cohort/{side}/p{seed}.nii.gz", image, (3.5, 3.5, 5.0))
+    result = CliRunner().invoke(app, ["plan", str(tmp_path / "cohort"), "--out", str(tmp_path / "plan.yaml")])
+    assert "warning: of 3 pairs that were read, p1 show no contrast medium" in result.output
+    assert "may be exchanged" in (tmp_path / "plan.yaml").read_text()
