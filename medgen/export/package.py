@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import tempfile
 import zipfile
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from medgen.checkpoint import MOST_TEXT, MOST_WEIGHTS, read_info, regular
 from medgen.errors import InputError
@@ -44,11 +46,21 @@ def pack(model: Path, file: Path) -> str:
     files[CARD] = {"size": len(card), "sha256": hashlib.sha256(card).hexdigest()}
     with atomic_write(file) as aside:
         with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as made:
-            made.writestr(LIST, json.dumps({"format": FORMAT, "model_sha256": info.sha256, "files": files}))
-            made.writestr(CARD, card)
-            made.write(paths["model.json"], "model.json")
-            made.write(paths["weights.safetensors"], "weights.safetensors", zipfile.ZIP_STORED)
+            listed = json.dumps({"format": FORMAT, "model_sha256": info.sha256, "files": files})
+            _add(made, LIST, BytesIO(listed.encode()))
+            _add(made, CARD, BytesIO(card))
+            for name, kind in (("model.json", zipfile.ZIP_DEFLATED), ("weights.safetensors", zipfile.ZIP_STORED)):
+                with open(paths[name], "rb") as content:
+                    _add(made, name, content, kind)
         return file_sha256(aside)
+
+
+def _add(made: zipfile.ZipFile, name: str, content: BinaryIO, kind: int = zipfile.ZIP_DEFLATED) -> None:
+    """Add a file with a fixed time, so that the same model gives the same package."""
+    entry = zipfile.ZipInfo(name)  # of 1980
+    entry.compress_type = kind
+    with made.open(entry, "w", force_zip64=True) as place:
+        shutil.copyfileobj(content, place, BLOCK)
 
 
 def check_sha256(file: Path, wanted: str) -> None:

@@ -21,6 +21,9 @@ VERSION = "1.9.0"
 NAME = re.compile(r"(sub-[A-Za-z0-9]+(?:_[A-Za-z]+-[A-Za-z0-9+]+)*)_([A-Za-z0-9]+)")
 
 
+PART = re.compile(r"_part-(phase|real|imag)(_|$)")  # no magnitudes
+
+
 @dataclass(frozen=True)
 class BidsImage:
     """Images of one subject, session and run.
@@ -64,7 +67,7 @@ def bids_images(root: Path, contrasts: Sequence[str]) -> list[BidsImage]:
     for path in sorted(folder / name for folder, name in walked):
         if not has_ending(path, NIFTI_ENDINGS):
             continue
-        if not (parts := NAME.fullmatch(case_name(path))):
+        if not (parts := NAME.fullmatch(case_name(path))) or PART.search(parts[1]):
             others.append(str(path.relative_to(root)))
             continue
         key = path.parent, parts[1]
@@ -73,7 +76,8 @@ def bids_images(root: Path, contrasts: Sequence[str]) -> list[BidsImage]:
         found[parts[2].lower()][key] = path
     if others:
         shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
-        log.warning("%s", one_line(f"warning: {root}: not read, because their names are not those of BIDS: {shown}"))
+        why = "their names are not those of BIDS, or of phase, real or imaginary parts"
+        log.warning("%s", one_line(f"warning: {root}: not read, because {why}: {shown}"))
     suffixes = [contrast.lower() for contrast in contrasts]
     if len(contrasts) == 1 and suffixes[0] not in found and len(found) == 1:
         suffixes = list(found)

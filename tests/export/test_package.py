@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from medgen.checkpoint import load_model, save_model
 from medgen.cli import app
-from medgen.export.package import LIST, unpack
+from medgen.export.package import LIST, pack, unpack
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +149,10 @@ def test_a_damaged_file_is_refused(packed, tmp_path, damage):
     (tmp_path / "out").mkdir()
     with refused("package-damaged"):
         unpack(tmp_path / "model.medgen", tmp_path / "out")
+
+
+def test_the_same_model_gives_the_same_package(tmp_path):
+    first, second = tmp_path / "a.medgen", tmp_path / "b.medgen"
+    assert pack(Path("ct-noncontrast"), first) == pack(Path("ct-noncontrast"), second)
+    with zipfile.ZipFile(first) as found:
+        assert {entry.date_time for entry in found.infolist()} == {(1980, 1, 1, 0, 0, 0)}

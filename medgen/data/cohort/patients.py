@@ -24,9 +24,11 @@ SYNTHETIC_NAME = re.compile(r"(.+?)(?:__syn\d{3,}|_synthetic_\d+)")  # names giv
 BIDS = re.compile(r"(sub-[0-9A-Za-z]+)(_.*)?")  # https://bids-specification.readthedocs.io, "entities"
 FOLDER = re.compile(r"(sub|subj|subject|pat|patient|case|pt|p)[-_ ]?[0-9][0-9A-Za-z]*", re.IGNORECASE)
 BRATS = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d+")  # since BraTS 2023: patient and time point
-GROUP = re.compile(  # folders that group patients by site, kind or time
+GROUP = re.compile(  # folders that group patients by site, kind, region (AB, HN, TH: SynthRAD) or time
     r"(site|cent(er|re)|hospital|institution|scanner|group|batch|HGG|LGG|ses|session|day|visit|week|month|year|baseline"
-    r"|follow[-_ ]?up|time[-_ ]?point)([-_ ]?[0-9A-Za-z]+)?",
+    r"|follow[-_ ]?up|time[-_ ]?point)([-_ ]?[0-9A-Za-z]+)?"
+    r"|task[-_ ]?\d*|AB|HN|TH|abd(omen)?|thorax|chest|brain|head|neck|head[-_ ]?(and[-_ ]?)?neck|pelvis|spine|liver"
+    r"|lungs?|prostate|breast|heart|kidneys?",
     re.IGNORECASE,
 )
 Id = tuple[str, str]  # ("patient", patient name) or ("case", name of a real case of that patient)

@@ -30,6 +30,14 @@ def provenance(root, real=(), **synthetic):
     (root / "provenance.json").write_text(json.dumps({"real": {n: {"patient": n} for n in real}, "synthetic": made}))
 
 
+@pytest.mark.parametrize("region", ["AB", "HN", "brain", "head_and_neck", "Thorax", "Task1"])
+def test_folders_of_regions_are_no_patients(tmp_path, region):
+    names = [f"{region}/1ABA00{n}" for n in range(3)]
+    records = Records()
+    known = [records.known(name.replace("/", "_"), [tmp_path / name / "mr.mha"], root=tmp_path) for name in names]
+    assert [each.ids[0] for each in known] == [("patient", f"1ABA00{n}") for n in range(3)]
+
+
 def test_patients_from_name_folder_list_and_pattern(tmp_path):
     names = ["sub-01_ses-1", "sub-01_ses-2", "x/plain", "patient07/day1", "siteA/patient07/day2", "siteB/y"]
     found = {name: patient for name, (patient, _) in patients_of(names, tmp_path).items()}

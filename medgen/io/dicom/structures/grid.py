@@ -81,6 +81,15 @@ class ImageGrid:
             )
 
 
+def check_numbers(numbers: Sequence[int], path: Path) -> None:
+    """Raise InputError if two structures have one number, so that it is unknown whose a contour or frame is."""
+    twice = next((number for number in numbers if numbers.count(number) > 1), None)
+    if twice is not None:
+        raise InputError(
+            "structures-number-twice", f"{path} has two structures with the number {twice}; export it again"
+        )
+
+
 def image_grid(image: Path, series: str | None = None) -> ImageGrid:
     """The grid of a DICOM series, from its headers.
 

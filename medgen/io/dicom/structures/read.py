@@ -96,7 +96,8 @@ def _object(path: Path) -> Dataset:
     if ds.get("SOPClassUID") not in KINDS:
         raise InputError(
             "structures-kind",
-            f"{path} is neither an RT structure set nor a DICOM segmentation; give such a file first, then the image",
+            f"{path} is neither an RT structure set nor a DICOM segmentation (of the kind Segmentation Storage); give "
+            "such a file first, then the image",
         )
     return ds
 

@@ -9,17 +9,20 @@ import numpy as np
 from pydicom import Dataset
 
 from medgen.errors import InputError
-from medgen.io.dicom.structures.grid import ImageGrid, Structure
+from medgen.io.dicom.structures.grid import ImageGrid, Structure, check_numbers
 from medgen.io.names import one_line
 
 OFF_PLANE = 0.1  # largest distance of a contour from the plane of a slice, as a fraction of the distance of slices
+Drawn = tuple[np.ndarray, np.ndarray]  # a contour's points (N, 2) in voxels, and the voxels (X, Y) inside
 XOR = "CLOSEDPLANAR_XOR"  # what lies inside an odd number of contours
 CLOSED = ("CLOSED_PLANAR", XOR)
 
 
 def roi_names(ds: Dataset, path: Path) -> list[str]:
-    """Names of the structures, in the order of the file. Raises InputError: two have one name."""
-    names = [str(item.get("ROIName") or "").strip() for item in ds.get("StructureSetROISequence") or ()]
+    """Names of the structures, in the order of the file. Raises InputError: two have one name or one number."""
+    items = ds.get("StructureSetROISequence") or ()
+    names = [str(item.get("ROIName") or "").strip() for item in items]
+    check_numbers([int(item.ROINumber) for item in items], path)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError("structures-name-twice", f"{path} has two structures named {one_line(twice) or '(no name)'}")
@@ -54,8 +57,13 @@ def roi_masks(
         int(item.ROINumber): str(item.get("ROIName") or "").strip() for item in ds.get("StructureSetROISequence") or ()
     }
     drawn: dict[str, list[Any]] = {}
+    strange = 0
     for item in ds.get("ROIContourSequence") or ():  # some programs write an item for each contour
-        drawn.setdefault(numbers.get(int(item.ReferencedROINumber), ""), []).extend(item.get("ContourSequence") or ())
+        name = numbers.get(int(item.ReferencedROINumber))
+        strange += name is None
+        drawn.setdefault(name or "", []).extend(item.get("ContourSequence") or ())
+    if strange:
+        warnings.append(f"{path.name} has contours of {strange} structures that it does not list; they are left out")
     for name in names:
         closed = [c for c in drawn.get(name, ()) if str(c.get("ContourGeometricType")) in CLOSED]
         if len(closed) < len(drawn.get(name, ())):
@@ -63,6 +71,12 @@ def roi_masks(
         if not closed:
             warnings.append(f"{one_line(name)} has no closed contour, so no voxel of the label map")
             continue
+        named = [r.get("ReferencedSOPInstanceUID") for c in closed for r in c.get("ContourImageSequence") or ()]
+        if named and not set(map(str, named)) & {uid for uid, _ in grid.images}:
+            warnings.append(
+                f"{one_line(name)} was drawn on images of another series; where its slices lie closer, those between "
+                "the drawn ones stay empty, so give the series on which it was drawn"
+            )
         mask = _mask(closed, grid, name, path, warnings)
         if not mask.any():
             warnings.append(f"{one_line(name)} has no voxel: its contours are smaller than the voxels of the image")
@@ -70,17 +84,25 @@ def roi_masks(
 
 
 def _mask(contours: Sequence[Any], grid: ImageGrid, name: str, path: Path, warnings: list[str]) -> np.ndarray:
-    by_slice: dict[int, list[np.ndarray]] = {}
+    by_slice: dict[int, list[Drawn]] = {}
     for number, contour in enumerate(contours, 1):
         what = f"contour {number} of {one_line(name)}"
         k, points = _in_slice(contour, grid, path, what)
-        by_slice.setdefault(k, []).append(polygon_mask(points, grid.geometry.shape[:2]))
+        by_slice.setdefault(k, []).append((points, polygon_mask(points, grid.geometry.shape[:2])))
     mask = np.zeros(grid.geometry.shape, bool)
     exclusive = any(str(contour.ContourGeometricType) == XOR for contour in contours)
-    holes = 0
-    for k, planes in by_slice.items():
-        mask[:, :, k], found = (np.logical_xor.reduce(planes), 0) if exclusive else _joined(planes)
-        holes += found
+    holes = between = 0
+    for k, contours_of_slice in by_slice.items():
+        if exclusive:
+            mask[:, :, k] = np.logical_xor.reduce([plane for _, plane in contours_of_slice])
+            continue
+        mask[:, :, k], found, among = _joined(contours_of_slice)
+        holes, between = holes + found, between + among
+    if between:
+        warnings.append(
+            f"{one_line(name)}: {between} contours lie inside several others together and are taken as part of the "
+            "structure; check that they are no holes"
+        )
     if holes:
         warnings.append(f"{one_line(name)}: {holes} contours lie inside others and are taken as holes")
     steps = np.diff(sorted(by_slice))
@@ -143,18 +165,47 @@ def polygon_mask(points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return (np.cumsum(crossed[:-1], axis=0) % 2).astype(bool)
 
 
-def _joined(planes: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
-    """Join the contours of one slice, from large to small; returns the mask and the number of holes."""
-    result, holes = np.zeros_like(planes[0]), 0
-    kept: list[np.ndarray] = []
-    for plane in sorted(planes, key=np.count_nonzero, reverse=True):
-        around = [other for other in kept if not (plane & ~other).any()]
-        if any(np.array_equal(plane, other) for other in around):
+def _joined(drawn: Sequence[Drawn]) -> tuple[np.ndarray, int, int]:
+    """Join the contours of one slice, from large to small.
+
+    Returns:
+        The mask, the number of holes, and how many contours lie inside several others together, but in none of them.
+    """
+    result, holes, between = np.zeros_like(drawn[0][1]), 0, 0
+    kept: list[Drawn] = []
+    for points, plane in sorted(drawn, key=lambda one: _area(one[0]), reverse=True):
+        if any(_same(points, other) for other, _ in kept):
             continue  # the same contour twice
-        if len(around) % 2:  # inside one: a hole; inside two: an island in the hole
+        around = sum(_contains(other, points) for other, _ in kept)
+        if around % 2:  # inside one: a hole; inside two: an island in the hole
             result &= ~plane
-            holes += bool(plane.any())
+            holes += 1
         else:
+            between += bool(not around and plane.any() and not (plane & ~result).any())
             result |= plane
-        kept.append(plane)
-    return result, holes
+        kept.append((points, plane))
+    return result, holes, between
+
+
+def _area(points: np.ndarray) -> float:
+    (x, y), (u, v) = points.T, np.roll(points, -1, axis=0).T
+    return abs(float(np.sum(x * v - u * y))) / 2
+
+
+def _same(points: np.ndarray, others: np.ndarray) -> bool:
+    """Whether two contours have the same points, in any order."""
+    if points.shape != others.shape:
+        return False
+    first, second = (each[np.lexsort(each.T)] for each in (points, others))
+    return bool(np.array_equal(first, second))
+
+
+def _contains(polygon: np.ndarray, points: np.ndarray) -> bool:
+    """Whether all points lie inside a polygon, by the even-odd rule; points on its border may count as inside."""
+    starts, ends = polygon, np.roll(polygon, -1, axis=0)
+    x, y = points[:, :1], points[:, 1:]
+    crosses = (starts[:, 1] > y) != (ends[:, 1] > y)
+    rise = np.where(ends[:, 1] == starts[:, 1], 1, ends[:, 1] - starts[:, 1])
+    left = x < starts[:, 0] + (y - starts[:, 1]) / rise * (ends[:, 0] - starts[:, 0])
+    inside = (crosses & left).sum(axis=1) % 2 == 1
+    return bool(inside.all())

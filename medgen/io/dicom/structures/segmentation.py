@@ -8,7 +8,7 @@ import numpy as np
 from pydicom import Dataset
 
 from medgen.errors import InputError
-from medgen.io.dicom.structures.grid import ImageGrid, Structure
+from medgen.io.dicom.structures.grid import ImageGrid, Structure, check_numbers
 from medgen.io.names import one_line
 
 OFF_GRID = 0.05  # largest distance of a pixel from a voxel centre of the image, as a fraction of a voxel
@@ -17,6 +17,7 @@ OFF_GRID = 0.05  # largest distance of a pixel from a voxel centre of the image,
 def segment_names(ds: Dataset, path: Path) -> list[str]:
     """Names of the segments, in the order of the file. Raises InputError: two have one name."""
     names = [str(item.get("SegmentLabel") or "").strip() for item in ds.get("SegmentSequence") or ()]
+    check_numbers([int(item.SegmentNumber) for item in ds.get("SegmentSequence") or ()], path)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError("structures-name-twice", f"{path} has two segments named {one_line(twice) or '(no name)'}")

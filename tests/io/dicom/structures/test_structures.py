@@ -63,6 +63,47 @@ def test_a_contour_in_a_contour_is_a_hole_and_one_in_that_an_island(ct, tmp_path
     assert "holes" in volume.warnings[0]
 
 
+def test_a_ring_thinner_than_a_voxel_is_no_disc(ct, tmp_path):
+    outer = [(2.4, 3.4), (8.6, 3.4), (8.6, 9.6), (2.4, 9.6)]
+    inner = [(2.6, 3.6), (8.4, 3.6), (8.4, 9.4), (2.6, 9.4)]
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"wall": [(1, inner), (1, outer)], "liver": [(2, SQUARE)]})
+    volume, _ = read_structures(path, ct)
+    assert not (volume.data == 1).any() and "wall has no voxel" in " ".join(volume.warnings)
+
+
+def test_a_contour_inside_several_others_together_is_told(ct, tmp_path):
+    left = [(1.5, 3.5), (6.5, 3.5), (6.5, 9.5), (1.5, 9.5)]
+    right = [(5.5, 3.5), (10.5, 3.5), (10.5, 9.5), (5.5, 9.5)]
+    across = [(4.5, 5.5), (8.5, 5.5), (8.5, 7.5), (4.5, 7.5)]
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"body": [(1, left), (1, right), (1, across)]})
+    assert "1 contours lie inside several others together" in " ".join(read_structures(path, ct)[0].warnings)
+
+
+def test_two_structures_of_one_number_are_refused(ct, tmp_path):
+    def merged(ds):
+        ds.StructureSetROISequence[1].ROINumber = 1
+
+    def merged_segments(ds):
+        ds.SegmentSequence[1].SegmentNumber = 1
+
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"liver": [(1, SQUARE)], "tumour": [(2, SQUARE)]}, merged)
+    with refused("structures-number-twice"):
+        read_structures(path, ct)
+    with refused("structures-number-twice"):
+        read_structures(write_segmentation(tmp_path / "seg.dcm", ct, random_masks()[0], merged_segments), ct)
+
+
+def test_contours_of_another_series_and_of_no_structure_are_told(ct, tmp_path):
+    def other(ds):
+        for contour in ds.ROIContourSequence[0].ContourSequence:
+            contour.ContourImageSequence[0].ReferencedSOPInstanceUID = generate_uid()
+        ds.ROIContourSequence[1].ReferencedROINumber = 9
+
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"liver": [(1, SQUARE)], "tumour": [(2, SQUARE)]}, other)
+    told = " ".join(read_structures(path, ct)[0].warnings)
+    assert "liver was drawn on images of another series" in told and "contours of 1 structures" in told
+
+
 def test_contours_that_overlap_in_part_are_joined(ct, tmp_path):
     moved = [(i + 2, j + 2) for i, j in SQUARE]
     volume, _ = read_structures(write_rtstruct(tmp_path / "rs.dcm", ct, {"a": [(0, SQUARE), (0, moved)]}), ct)
