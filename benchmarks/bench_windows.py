@@ -16,7 +16,8 @@ from timing import compare, rate, size
 
 from medgen.checkpoint import load_model
 from medgen.data.body_mask import body_mask
-from medgen.inference.predict import prepare_case, restore_case, translate_array, translate_volume
+from medgen.inference.passes import translate_array
+from medgen.inference.predict import prepare_case, restore_case, translate_volume
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume

@@ -10,7 +10,7 @@ import torch
 from medgen import __version__
 from medgen.checkpoint import Model
 from medgen.export.network import ExportedNetwork, check_exportable
-from medgen.inference.predict import gives_maps
+from medgen.inference.passes import gives_maps
 from medgen.io.atomic import atomic_write, write_text
 from medgen.model_card import CARD, card_text
 

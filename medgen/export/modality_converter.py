@@ -18,7 +18,7 @@ from medgen.export import standalone
 from medgen.export.network import check_exportable
 from medgen.export.pipeline import pipeline
 from medgen.export.programs import export_onnx
-from medgen.inference.predict import WINDOW_NORMS, gives_maps
+from medgen.inference.passes import WINDOW_NORMS, gives_maps
 from medgen.io.atomic import write_text
 
 MODULE = '''"""{title}

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from medgen.checkpoint import Model
 from medgen.errors import InputError
 from medgen.inference.kind import check_translates
-from medgen.inference.predict import gives_maps
+from medgen.inference.passes import gives_maps
 
 
 class ExportedNetwork(nn.Module):

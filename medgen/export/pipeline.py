@@ -5,7 +5,7 @@ from typing import Any
 from medgen import __version__
 from medgen.checkpoint import Model
 from medgen.export.network import smallest_side
-from medgen.inference.predict import WINDOW_NORMS, gives_maps
+from medgen.inference.passes import WINDOW_NORMS, gives_maps
 from medgen.model_info import RangeInfo
 from medgen.networks.blocks.diffusion import RATE, STEPS
 from medgen.networks.residual_unet import CAUTION, SHARP

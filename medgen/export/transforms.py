@@ -20,7 +20,8 @@ from medgen.checkpoint import Model, build_method, read_info
 from medgen.errors import InputError
 from medgen.export.network import ExportedNetwork
 from medgen.inference.inputs import find_scans
-from medgen.inference.predict import prepare_case, restore_case, translate_array
+from medgen.inference.passes import translate_array
+from medgen.inference.predict import prepare_case, restore_case
 from medgen.io.volume import Volume
 
 

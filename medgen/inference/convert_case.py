@@ -13,6 +13,7 @@ from medgen.inference.check import check_case
 from medgen.inference.cohort.manifest import Manifest
 from medgen.inference.inputs import check_unchanged, file_states, frame_of_reference_warnings, read_scan, scan_hash
 from medgen.inference.job import Job, Options, errors_recorded
+from medgen.inference.model_grid import other_grid_notes
 from medgen.inference.output import (
     check_grid,
     check_modality,
@@ -23,7 +24,7 @@ from medgen.inference.output import (
     write_reports,
 )
 from medgen.inference.plan import check_size, check_targets, done_already
-from medgen.inference.predict import other_grid_notes, translate_case
+from medgen.inference.predict import translate_case
 from medgen.inference.uncertainty import translate_samples
 from medgen.io.dicom.derived.write import check_derivable
 from medgen.io.hashes import sha256

@@ -11,7 +11,7 @@ from medgen.inference.cohort.manifest import Manifest
 from medgen.inference.inputs import Scan, scan_grids
 from medgen.inference.job import FORMATS, Converted, Job, Options, errors_recorded
 from medgen.inference.output import VERDICTS, check_outputs, deviation_file, verdict_file
-from medgen.inference.predict import check_windows
+from medgen.inference.passes import check_windows
 from medgen.inference.uncertainty import source_of_samples
 from medgen.io.bids import derivative
 from medgen.io.names import checked_name, folded

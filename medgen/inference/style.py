@@ -13,7 +13,8 @@ from medgen.checkpoint import Model
 from medgen.data.intensity import Code, Range, fit_range
 from medgen.data.slabs import fold
 from medgen.errors import InputError
-from medgen.inference.predict import on_model_grid, translate_channels
+from medgen.inference.model_grid import on_model_grid
+from medgen.inference.predict import translate_channels
 from medgen.io.label_headers import is_label_map
 from medgen.io.read import read_volume
 from medgen.io.volume import to_canonical

@@ -27,7 +27,7 @@ from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest, model_description
 from medgen.inference.inputs import find_inputs
 from medgen.inference.kind import check_translates
-from medgen.inference.predict import on_model_grid
+from medgen.inference.model_grid import on_model_grid
 from medgen.inference.style import ReferenceStyle, draw_style, make_images, reference_style, seed_of
 from medgen.io.atomic import write_text
 from medgen.io.claim import check_output_is_not_input, claimed

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from medgen.checkpoint import Model
 from medgen.data.patches import AXES
 from medgen.errors import InputError
-from medgen.inference.predict import gives_maps, prepare_case, restore_case, translate_array, translate_case
+from medgen.inference.passes import gives_maps, translate_array
+from medgen.inference.predict import prepare_case, restore_case, translate_case
 from medgen.io.volume import Volume
 
 DROPOUT = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)

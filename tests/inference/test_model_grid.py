@@ -13,8 +13,9 @@ from small import make_model, small_settings
 from medgen.export.network import check_exportable
 from medgen.inference.check import verdict
 from medgen.inference.kind import check_keeps_grid
+from medgen.inference.model_grid import other_grid_notes
 from medgen.inference.output import check_grid
-from medgen.inference.predict import other_grid_notes, translate_volume
+from medgen.inference.predict import translate_volume
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume

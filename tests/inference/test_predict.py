@@ -13,7 +13,8 @@ from scipy.spatial.transform import Rotation
 from small import SMALL_METHOD, make_model, merged, small_settings
 
 from medgen.inference import predict
-from medgen.inference.predict import pass_bytes, translate_array, translate_case, translate_volume, use_whole
+from medgen.inference.passes import pass_bytes, translate_array, use_whole
+from medgen.inference.predict import translate_case, translate_volume
 from medgen.io.volume import Volume
 from medgen.model_info import RangeInfo
 from medgen.networks import memory

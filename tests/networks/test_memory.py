@@ -14,7 +14,8 @@ from torch import nn
 from medgen.checkpoint import build_method
 from medgen.errors import InputError
 from medgen.inference.cohort.run import convert
-from medgen.inference.predict import check_windows, translate_volume
+from medgen.inference.passes import check_windows
+from medgen.inference.predict import translate_volume
 from medgen.io.volume import Volume
 from medgen.networks.memory import peak_bytes, weight_bytes, windows_per_pass
 from medgen.segmentation.model import segment

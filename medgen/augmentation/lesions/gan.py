@@ -14,7 +14,7 @@ from medgen.data.intensity import fit_range
 from medgen.data.labels.names import label_named
 from medgen.data.labels.resampling import labels_at
 from medgen.errors import InputError
-from medgen.inference.predict import SAME_SPACING
+from medgen.inference.model_grid import SAME_SPACING
 from medgen.methods.lesion_gan import FIRST_KIND, HOST, LesionGAN
 from medgen.settings import Settings
 
