@@ -38,7 +38,7 @@ Overwrite = Annotated[
     bool,
     typer.Option(
         "--overwrite",
-        help="Replace the result of another run in the output folder; files not written by medgen are kept.",
+        help="Replace a file, or the result of another run in a folder, where files not written by medgen are kept.",
     ),
 ]
 

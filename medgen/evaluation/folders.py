@@ -159,6 +159,12 @@ def _files(path: Path, cases: Mapping[str, Path], role: str) -> dict[str, Path]:
         found[case] = file
     if not found:
         option = role.replace("_", "-")
+        if any(path.glob("sub-*/")):
+            raise InputError(
+                "folder-subjects",
+                f"--{option} {path} holds folders of subjects as in BIDS, and an evaluation reads the volumes of one "
+                "folder; put the images of one contrast into a folder, named by case, for example by links",
+            )
         raise InputError(
             "folder-no-volumes",
             f"--{option} {path} holds no volumes (.nii.gz, .nii, .mha, .nrrd, ...); check the path, and convert DICOM "

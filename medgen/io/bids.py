@@ -19,9 +19,8 @@ TABLE = "dataset_description.json"
 IGNORED = "manifest.json\nmanifest.journal\nreport.html\ndeviation/\n"  # content of .bidsignore
 VERSION = "1.9.0"
 NAME = re.compile(r"(sub-[A-Za-z0-9]+(?:_[A-Za-z]+-[A-Za-z0-9+]+)*)_([A-Za-z0-9]+)")
-
-
 PART = re.compile(r"_part-(phase|real|imag)(_|$)")  # no magnitudes
+LABELS = {"dseg", "probseg", "mask"}  # suffixes of segmentations, which are no images to translate
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,8 @@ def is_bids(root: Path) -> bool:
 def bids_images(root: Path, contrasts: Sequence[str]) -> list[BidsImage]:
     """The NIfTI images whose suffixes are the contrasts (``T1w``), upper and lower case alike, sorted by name.
 
-    If the one contrast is no suffix of the data set and there is only one suffix, that one is taken. Derivatives and
-    other data of the set are not read.
+    If the one contrast is no suffix of the data set and its images have only one suffix, that one is taken.
+    Derivatives and other data of the set are not read.
 
     Raises:
         InputError: a contrast is no suffix of the data set.
@@ -79,8 +78,9 @@ def bids_images(root: Path, contrasts: Sequence[str]) -> list[BidsImage]:
         why = "their names are not those of BIDS, or of phase, real or imaginary parts"
         log.warning("%s", one_line(f"warning: {root}: not read, because {why}: {shown}"))
     suffixes = [contrast.lower() for contrast in contrasts]
-    if len(contrasts) == 1 and suffixes[0] not in found and len(found) == 1:
-        suffixes = list(found)
+    images_only = [suffix for suffix in found if suffix not in LABELS]
+    if len(contrasts) == 1 and suffixes[0] not in found and len(images_only) == 1:
+        suffixes = images_only
     if absent := [name for name, suffix in zip(contrasts, suffixes, strict=True) if suffix not in found]:
         there = sorted({NAME.fullmatch(case_name(path))[2] for files in found.values() for path in files.values()})  # type: ignore[index]
         raise InputError(

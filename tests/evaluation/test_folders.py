@@ -183,3 +183,11 @@ def test_a_reference_of_nnunet_images_and_several_channels(tmp_path):
     assert set(match_folders(given).cases) == {"a", "b"}
     with refused("folder-channels", names="a_0001"):
         match_folders(given | {"source": tmp_path / "src"})
+
+
+def test_folders_of_subjects_are_refused_for_the_true_reason(tmp_path):
+    file = tmp_path / "bids/sub-01/anat/sub-01_T2w.nii.gz"
+    file.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), file)
+    with refused("folder-subjects", names=("bids", "BIDS")):
+        match_folders({"reference": tmp_path / "bids", "prediction": file})

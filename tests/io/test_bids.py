@@ -126,3 +126,13 @@ def test_other_folders_are_no_data_sets(tmp_path):
     assert not is_bids(tmp_path)
     (tmp_path / "dataset_description.json").write_text('{"BIDSVersion": "1.9.0", "DatasetType": "derivative"}')
     assert not is_bids(tmp_path)
+
+
+def test_segmentations_are_not_taken_for_the_one_contrast(tmp_path):
+    root = tmp_path / "raw"
+    image(root / "sub-01/anat/sub-01_dseg.nii.gz")
+    with refused("bids-contrast-missing", names=("dseg",)):
+        bids_images(root, ["source"])
+    image(root / "sub-01/anat/sub-01_ct.nii.gz")
+    (only,) = bids_images(root, ["source"])
+    assert [file.name for file in only.files] == ["sub-01_ct.nii.gz"]
