@@ -23,15 +23,17 @@ NOT_CT_NUMBERS = set(
 # ImageType words of maps that scanners and workstations compute from CT. Their values are not HU even if RescaleType
 # is HU: many maps state HU only because the CT object requires a RescaleType.
 PARAMETERS = set("CBF CBV RCBF RCBV MTT TTP TMAX TTD TTS PBF PBV PERMEABILITY KTRANS RHO ZEFF UNCERTAINTY".split())
-# ImageType words of derived images that are usually maps; the word may also name a material that was removed.
+# ImageType words of derived images that are usually maps or differences; they may also name a removed material.
 MATERIALS = set(
-    "IODINE CALCIUM WATER FAT GADOLINIUM URIC DENS DENSITY PERFUSION FLOW VENTILATION FRACTION EXTRACTION MAP".split()
+    "IODINE CALCIUM WATER FAT GADOLINIUM URIC DENS DENSITY PERFUSION FLOW VENTILATION FRACTION EXTRACTION MAP "
+    "SUBTRACTED SUBTRACT SUBTR DIFFERENCE DIFF RATIO".split()
 )
 # Maps that only their description tells, with an ordinary ImageType.
 MAP_DESCRIBED = re.compile(
     r"\bmd\W|material[\s_-]*(density|map)|(iodine|calcium|water|fat|uric\w*)[\s_-]*(map|density|image|overlay|\()|"
     r"\bz[\s_-]*eff|eff\w*[\s_-]*(z\b|atomic)|electron[\s_-]*density|perfusion[\s_-]*map|\b(r?cb[fv]|mtt|ttp|tmax|pbv)\b|"
-    r"[\[(]\s*([muµ]|mc)?g\s*/\s*(ml|cc|cm)|%\s*edw|\bhu\s*\*|\b(de|dect|spectral)[\s_-]*iodine",
+    r"[\[(]\s*([muµ]|mc)?g\s*/\s*(ml|cc|cm)|%\s*edw|\bhu\s*\*|\b(de|dect|spectral)[\s_-]*iodine|"
+    r"\bsubtract(ed|ion)|\bdifference",
     re.IGNORECASE,
 )
 _MATERIAL = "(contrast|iodine|calcium|water|fat|bone|uric[\\s_-]*acid)"
@@ -67,10 +69,10 @@ def unit_warning(dataset: Dataset, frame: int) -> str:
     terms = _terms(dataset, frame)
     derived = _text((dataset.get("ImageType") or [""])[0]) == "DERIVED"
     if maps := [term for term in terms if _is_material(term, derived)]:
-        return f"ImageType {maps[0]} names a material or a quantity; the image may be a map whose values are not in HU"
+        return f"ImageType {maps[0]} names a material, a quantity or a difference; its values may not be in HU"
     described = str(dataset.get("SeriesDescription") or "")
     if MAP_DESCRIBED.search(TAKEN_AWAY.sub(" ", described)):
-        return f"SeriesDescription '{described}' names a map; its values may not be in HU"
+        return f"SeriesDescription '{described}' names a map or a difference; its values may not be in HU"
     unknown = [term for term in terms if derived and not _is_hu_term(term)]
     if not unknown or maps_to_hu or _stated_unit(dataset, frame):
         return ""

@@ -187,6 +187,8 @@ def test_enhanced_ct_without_rescale_causes_a_warning(tmp_path, place):
         (["DERIVED", "SECONDARY", "AXIAL", "IODINE_NO_WATER"], True),
         (["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SEQ", "FLOW"], False),
         (["ORIGINAL", "PRIMARY", "PERFUSION"], False),
+        (["DERIVED", "SECONDARY", "AXIAL", "SUBTRACTED"], True),
+        (["DERIVED", "SECONDARY", "AXIAL", "BONE SUBTRACTED"], False),
         (["DERIVED", "SECONDARY", "AXIAL", "CT_SOM8 TIP"], False),
     ],
 )
@@ -239,6 +241,7 @@ def test_ct_without_a_rescale_is_read_with_a_warning(tmp_path):
     + [("No filter iodine map", True), ("Uric Acid [HU*]", True), ("DE_Iodine", True), ("Lung PBV", True)]
     + [("Iodine no water map", True), ("Water (Iodine) [mg/cc]", True), ("Virtual non-contrast", False)]
     + [("Calcium removed image", False), ("Omnipaque 350 mg/ml", False), ("Abdomen (350mg/ml)", False)]
+    + [("Lung Subtraction CE", True), ("Difference art-ven", True), ("CTA bone subtracted", False)]
     + [("Thorax fat sat", False), ("Abdomen Omnipaque iodine 350", False), ("", False), ("perfusion source", False)],
 )
 def test_a_description_that_names_a_map_causes_a_warning(description, doubtful):

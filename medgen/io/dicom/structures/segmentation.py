@@ -33,8 +33,8 @@ def segment_masks(
         warnings: gets a sentence for each segment without voxels.
 
     Raises:
-        InputError: not binary; pixels that are not voxels of the image (another spacing, orientation or position); or
-            frames that name an image in another place.
+        InputError: not binary; pixels that are not voxels of the image (another spacing, orientation or position);
+            frames farther apart than the slices; or frames that name an image in another place.
     """
     if str(ds.get("SegmentationType")) != "BINARY":
         raise InputError(
@@ -56,6 +56,7 @@ def segment_masks(
     for n, group in enumerate(groups):
         item = _group(group, shared, "SegmentIdentificationSequence", path, n)
         of_name.setdefault(numbers.get(int(item.ReferencedSegmentNumber), ""), []).append(n)
+    _check_slice_distance(groups, shared, grid, path)
     for name in names:
         mask = np.zeros(grid.geometry.shape, bool)
         for n in of_name.get(name, ()):
@@ -65,6 +66,41 @@ def segment_masks(
             yield name, mask
         else:
             warnings.append(f"{one_line(name)} has no voxel")
+
+
+def _check_slice_distance(groups: Sequence[Any], shared: Any, grid: ImageGrid, path: Path) -> None:
+    """Refuse frames that were drawn on thicker slices: every other slice of the image would stay empty.
+
+    Empty frames may be left out of the object, so single gaps say nothing. What tells is that all distances are
+    multiples of two or more slices and most are the same, or, without frames in neighbouring slices, the distance that
+    the object states.
+    """
+    places: list[int] = []
+    stated = 0.0
+    for n, group in enumerate(groups):
+        plane = _group(group, shared, "PlaneOrientationSequence", path, n)
+        position = _group(group, shared, "PlanePositionSequence", path, n)
+        measures = _group(group, shared, "PixelMeasuresSequence", path, n)
+        try:
+            cosines = np.array([float(v) for v in plane.ImageOrientationPatient]).reshape(2, 3)
+            start = np.array([[float(v) for v in position.ImagePositionPatient]])
+            stated = float(measures.get("SpacingBetweenSlices") or 0)
+        except (AttributeError, TypeError, ValueError):
+            return  # `_insert` tells what is wrong with the frame
+        normal = np.cross(*cosines)
+        steps = np.abs(np.diff(grid.indices(np.array([0 * normal, normal])), axis=0)[0] * grid.geometry.spacing)
+        axis = int(np.argmax(steps))
+        places.append(round(float(grid.indices(start)[0, axis])))
+    distances = np.diff(sorted(set(places)))
+    common = int(np.gcd.reduce(distances)) if len(distances) else 0
+    ratio = stated / grid.geometry.spacing[axis] if places else 0.0
+    skips = len(distances) > 1 and common > 1 and np.mean(distances == common) >= 0.5
+    if skips or (common != 1 and ratio > 1.5):
+        raise InputError(
+            "structures-slices-skipped",
+            f"{path}: its frames lie in every {common if skips else round(ratio)}. slice of {grid.folder} only, so the "
+            "slices between them would stay empty; give the series on which it was drawn",
+        )
 
 
 def _insert(mask: np.ndarray, frame: np.ndarray, group: Any, shared: Any, grid: ImageGrid, path: Path, n: int) -> None:

@@ -404,6 +404,37 @@ def test_segments_without_a_certain_place_are_refused(ct, tmp_path, change):
         read_structures(path, ct)
 
 
+def left_out(*kept, distance=None):
+    """Only the frames of these slices."""
+
+    def change(ds):
+        groups = list(ds.PerFrameFunctionalGroupsSequence)
+        frames = [n for n in range(len(groups)) if n % 5 in kept]
+        pixels = ds.pixel_array[frames]
+        ds.PerFrameFunctionalGroupsSequence = [groups[n] for n in frames]
+        ds.NumberOfFrames = len(frames)
+        ds.PixelData = np.packbits(pixels.ravel(), bitorder="little").tobytes()
+        if distance:
+            ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices = str(distance)
+
+    return change
+
+
+@pytest.mark.parametrize("change", (left_out(0, 2, 4), left_out(2, distance=5.0), left_out(0, 4, distance=8.0)))
+def test_segments_of_thicker_slices_are_refused(any_series, tmp_path, change):
+    path = write_segmentation(tmp_path / "seg.dcm", any_series, random_masks()[0], change)
+    with refused("structures-slices-skipped", names="seg.dcm"):
+        read_structures(path, any_series)
+
+
+@pytest.mark.parametrize("kept", ((0, 1, 4), (2,), (0, 3), (1, 4), (0, 2, 3, 4)))
+def test_empty_frames_may_be_left_out(any_series, tmp_path, kept):
+    masks, values = random_masks()
+    path = write_segmentation(tmp_path / "seg.dcm", any_series, masks, left_out(*kept))
+    values[:, :, [k for k in range(5) if k not in kept]] = 0
+    assert np.array_equal(read_structures(path, any_series)[0].data, values)
+
+
 def test_overlapping_segments_need_an_order(ct, tmp_path):
     masks = {"liver": np.ones((14, 12, 5), bool), "tumour": random_masks()[0]["tumour"]}
     path = write_segmentation(tmp_path / "seg.dcm", ct, masks)
