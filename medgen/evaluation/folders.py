@@ -165,6 +165,13 @@ def _files(path: Path, cases: Mapping[str, Path], role: str) -> dict[str, Path]:
                 f"--{option} {path} holds folders of subjects as in BIDS, and an evaluation reads the volumes of one "
                 "folder; put the images of one contrast into a folder, named by case, for example by links",
             )
+        nested = next((child for child in sorted(path.iterdir()) if child.is_dir() and find_volumes(child)), None)
+        if nested is not None:
+            raise InputError(
+                "folder-nested",
+                f"--{option} {path} holds no volumes itself, but its subfolders such as {nested.name} do; put the "
+                "volumes of all cases into one folder, named by case",
+            )
         raise InputError(
             "folder-no-volumes",
             f"--{option} {path} holds no volumes (.nii.gz, .nii, .mha, .nrrd, ...); check the path, and convert DICOM "

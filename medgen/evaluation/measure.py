@@ -20,6 +20,7 @@ from medgen.evaluation.metrics.metric import Pair
 from medgen.evaluation.metrics.segmentation import segmentation_scores
 from medgen.evaluation.metrics.slice_continuity import relative_slice_jump
 from medgen.evaluation.summary import CaseResult
+from medgen.evaluation.summary_file import file_hashes
 from medgen.io.volume import Volume
 from medgen.qa.case import Reason
 from medgen.qa.run import Checks, judge
@@ -139,7 +140,17 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
     ]
     made = content_hash(volumes["prediction"].data) or ""
     return CaseResult(
-        case, files, metrics, named, warnings, hu, segmentation, structure, images=images, prediction_image=made
+        case,
+        files,
+        metrics,
+        named,
+        warnings,
+        hu,
+        segmentation,
+        structure,
+        images=images,
+        prediction_image=made,
+        hashes=file_hashes(files),
     )
 
 

@@ -62,6 +62,7 @@ class CaseResult:
         structure: {"status", "reasons", "values"}.
         images: content hashes of source and reference, which identify a scan under another name.
         prediction_image: content hash of the prediction; "" if it is constant.
+        hashes: {role: hash of the file}, see `summary_file.file_hashes`.
     """
 
     name: str
@@ -75,6 +76,7 @@ class CaseResult:
     patient: str = ""
     images: Sequence[str] = ()
     prediction_image: str = ""
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,7 @@ def _case(case: CaseResult, columns: Sequence[str]) -> Case:
         case=case.name,
         patient=case.patient or case.name,
         files=dict(case.files),
+        hashes=dict(case.hashes),
         regions=[dict(row) for row in case.regions],
         warnings=[*case.warnings],
         **numbers,

@@ -12,6 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medgen.io.hashes import sha256
+
 Number = int | float | None
 Ends = tuple[Number, Number] | None  # of an interval
 
@@ -249,8 +251,14 @@ class Case(Row):
     case: str
     patient: str | None = None
     files: dict[str, Path] = {}
+    hashes: dict[str, str] = {}
     regions: list[dict[str, Any]] = []
     warnings: list[str] = []
+
+
+def file_hashes(files: Mapping[str, Path]) -> dict[str, str]:
+    """{role: hash of its file}, 16 hexadecimal digits, by which a report tells files that were changed or exchanged."""
+    return {role: sha256([path])[:16] for role, path in files.items()}
 
 
 class Summary(Part):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from medgen.config import MOST_YAML, read_yaml
 from medgen.errors import InputError
 from medgen.io.dicom.derived.references import NOTICE
-from medgen.io.dicom.elements import numbers
+from medgen.io.dicom.elements import numbers, texts
 from medgen.io.dicom.index import Index
 from medgen.io.dicom.series import CAPTURE, UNPLACED, Series, choose, grouped, series_key
 from medgen.io.dicom.stack import why_no_volume
@@ -65,20 +65,20 @@ class Rule(BaseModel):
     def fits(self, series: Series) -> bool:
         """Whether a series meets all conditions. A condition on a value that the header lacks is not met."""
         header = series.header
-        texts = (
+        patterns = (
             (self.description, ("SeriesDescription", "ProtocolName")),
             (self.study, ("StudyDescription",)),
             (self.body_part, ("BodyPartExamined",)),
             (self.kernel, ("ConvolutionKernel",)),
             (self.phase, ("ContrastBolusAgentPhase", "SeriesDescription", "ProtocolName")),
         )
-        for pattern, keywords in texts:
-            values = [str(header.get(keyword, "")) for keyword in keywords]
+        for pattern, keywords in patterns:
+            values = [text for keyword in keywords for text in texts(header, keyword)]
             if pattern is not None and not any(re.search(pattern, text, re.IGNORECASE) for text in values):
                 return False
         if self.modality is not None and series.modality.upper() != self.modality.upper():
             return False
-        agent = not NO_AGENT.match(str(header.get("ContrastBolusAgent", "")).strip())
+        agent = not NO_AGENT.match(texts(header, "ContrastBolusAgent")[0].strip())
         if self.contrast is not None and agent != self.contrast:
             return False
         thickness = numbers(header, "SliceThickness", 1)
@@ -146,7 +146,7 @@ def load_rules(path: Path) -> Rules:
 
 def made_by_medgen(header: Mapping[str, Any]) -> bool:
     """Whether an image belongs to a series made by medgen."""
-    return str(header.get("SeriesDescription", "")).startswith(NOTICE)
+    return texts(header, "SeriesDescription")[0].startswith(NOTICE)
 
 
 def check_choice(series: str | None, rules: Rules | None) -> None:

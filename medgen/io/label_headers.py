@@ -15,28 +15,32 @@ NRRD_HEADER = 2**20  # bytes that are searched for the names
 INTENT_LABEL = 1002  # NIFTI_INTENT_LABEL of nifti1.h
 INTENT_AT = {348: (68, "h"), 540: (504, "i")}  # size of the header → position and type of intent_code
 _LABEL = re.compile(rb'<Label Key="(\d+)"[^>]*><!\[CDATA\[((?:[^\]]|\](?!\]>))+)\]\]>')
+_MITK = "org.mitk.multilabel.segmentation"  # modality of MITK's label maps
 _SEGMENT = re.compile(r"^Segment(\d+)_(LabelValue|Name):=(.*)$", re.MULTILINE)
 
 
 def is_label_map(path: Path) -> bool:
-    """Whether the header says so: a NIfTI file with the intent "label", or a segmentation of 3D Slicer.
+    """Whether the header says so: a NIfTI file with the intent "label", or a segmentation of 3D Slicer or MITK.
 
     False for a file that cannot be read, which other functions report.
     """
     try:
         if has_ending(path, NRRD_ENDINGS):
-            return bool(segment_names(path))
+            return bool(segment_names(path)) or _MITK in _nrrd_header(path)
         return has_ending(path, NIFTI_ENDINGS) and _intent(path) == INTENT_LABEL
     except (OSError, EOFError, struct.error, zlib.error):
         return False
 
 
+def _nrrd_header(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(NRRD_HEADER).replace(b"\r", b"").split(b"\n\n")[0].decode("utf-8", "replace")
+
+
 def segment_names(path: Path) -> dict[int, str]:
     """Value → name in the header of a segmentation of 3D Slicer; empty for other NRRD files."""
-    with path.open("rb") as file:
-        text = file.read(NRRD_HEADER).replace(b"\r", b"").split(b"\n\n")[0].decode("utf-8", "replace")
     fields: dict[str, dict[str, str]] = {}
-    for number, key, content in _SEGMENT.findall(text):
+    for number, key, content in _SEGMENT.findall(_nrrd_header(path)):
         fields.setdefault(number, {})[key] = content.strip()
     named = [field for field in fields.values() if len(field) == 2 and field["LabelValue"].isdigit()]
     return {int(field["LabelValue"]): field["Name"] for field in named}

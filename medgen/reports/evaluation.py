@@ -129,7 +129,7 @@ def _worst_by(system: System) -> str:
 
 
 def _warnings(systems: Sequence[System]) -> list[str]:
-    return [*overview.differences(systems), *overview.warned(systems)]
+    return [*overview.differences(systems), *overview.changed_files(systems), *overview.warned(systems)]
 
 
 def _comparisons(systems: Sequence[System], comparisons: Sequence[Mapping[str, Any]] | None = None) -> Any:

@@ -7,11 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from medgen.evaluation.metrics.catalogue import headline
+from medgen.evaluation.summary_file import file_hashes
 from medgen.reports.metric_display import measure, worst_by
 from medgen.reports.results import System
 from medgen.reports.tables import Head, Table, bracket, number, percent, text_cell
 
 FRONT = ("name", "method", "step", "trained", "date", "weights", "data", "commit")  # model keys shown on the first page
+SHARED = {  # roles whose files several systems have in common
+    "reference": "truth",
+    "source": "unconverted source",
+    "labels": "label map",
+    "mask": "mask",
+    "lesions": "lesion mask",
+}
+OWN_SETTINGS = {*SHARED, "prediction", "prediction_labels", "training_images"}
 LONGEST = 48  # maximum length of a value on the first page
 
 
@@ -160,54 +169,66 @@ def differences(systems: Sequence[System]) -> list[str]:
     if len({frozenset(names) for names in sets.values()}) > 1:
         counts = ", ".join(f"{name} {len(cases)}" for name, cases in sets.items())
         found.append(f"The systems were evaluated on different cases ({counts}): compare them case by case only.")
-    for key, what in (("data_range", "data range"), ("profile", "profile"), ("unit", "unit")):
-        values = {system.name: getattr(system.summary, key) for system in systems}
-        if len(set(map(str, values.values()))) > 1:
-            listed = ", ".join(f"{name} {value}" for name, value in values.items())
-            found.append(f"The systems were evaluated with a different {what} ({listed}): do not compare them.")
-    masks = {system.name: str(system.summary.settings.mask or "none") for system in systems}
-    if len(set(masks.values())) > 1:
-        listed = ", ".join(f"{name} {value}" for name, value in masks.items())
+    for key, what in (("data_range", "data range"), ("unit", "unit")):
+        found += _different(what, {system.name: getattr(system.summary, key) for system in systems})
+    given = {system.name: dict(flat(system.summary.settings.model_dump(exclude=OWN_SETTINGS))) for system in systems}
+    for key in dict.fromkeys(key for options in given.values() for key in options):
+        found += _different(key, {name: options.get(key, "none") for name, options in given.items()})
+    found += _other_files(systems)
+    patients = {s.name: {case.case: case.patient or case.case for case in s.summary.cases} for s in systems}
+    other = sorted(case for case in set.intersection(*sets.values()) if len({p[case] for p in patients.values()}) > 1)
+    if other:
         found.append(
-            f"The systems were evaluated in different masks ({listed}): do not compare their measures in the mask."
-        )
-    truths = {str(system.summary.settings.reference) for system in systems}
-    if len(truths) > 1:
-        found.append(f"The truth images of the systems come from different folders ({', '.join(sorted(truths))}).")
-    sources = {system.name: str(system.summary.settings.source) for system in systems}
-    if len(set(sources.values())) > 1:
-        listed = ", ".join(f"{name} {folder}" for name, folder in sources.items())
-        found.append(
-            f"The unconverted sources of the systems come from different folders ({listed}): what is shown of the "
-            f"source is that of {systems[0].name}."
-        )
-    if changed := _changed_baseline(systems):
-        found.append(
-            f"The error of the unconverted source depends on the system in {len(changed)} cases, such as {changed[0]}: "
-            "its images or the truth were changed between the evaluations. Evaluate both systems again."
+            f"The systems name different patients for {len(other)} cases, such as {other[0]}: for the tests, cases are "
+            "of one patient if any evaluation says so. Evaluate both with the same --patient-pattern."
         )
     return found
 
 
-def _changed_baseline(systems: Sequence[System]) -> list[str]:
-    """Cases whose source has another error to the truth in another system with the same paths and metrics."""
-    settings = [
-        (given.source, given.reference, given.mask, summary.data_range, summary.profile, summary.unit)
-        for summary in (s.summary for s in systems)
-        for given in [summary.settings]
-    ]
-    if len(set(map(str, settings))) > 1:
+def _different(what: str, values: Mapping[str, Any]) -> list[str]:
+    """A sentence if {system: value} are not all equal."""
+    if len(set(map(str, values.values()))) < 2:
         return []
-    first = {case.name: case.metrics for case in systems[0].cases}
-    return sorted(
-        {
-            case.name
-            for system in systems[1:]
-            for case in system.cases
-            for name, value in case.metrics.items()
-            if name.startswith("source_") and not math.isclose(value, first.get(case.name, {}).get(name, value))
-        }
-    )
+    listed = ", ".join(f"{name} {value}" for name, value in values.items())
+    return [f"The systems were evaluated with a different {what} ({listed}): do not compare what depends on it."]
+
+
+def _other_files(systems: Sequence[System]) -> list[str]:
+    """Sentences on images that are not those of the first system; by path where an older evaluation has no hashes."""
+    found = []
+    for role, what in SHARED.items():
+        folders = {str(getattr(system.summary.settings, role) or "none") for system in systems}
+        by_case: dict[str, list[str]] = {}
+        for system in systems:
+            for case in system.summary.cases:
+                by_case.setdefault(case.case, []).append(case.hashes.get(role, ""))
+        other = sorted(case for case, hashes in by_case.items() if len(set(hashes) - {""}) > 1)
+        if other:
+            found.append(
+                f"The {what} of {len(other)} cases, such as {other[0]}, is another file in the other system, or was "
+                "changed between the evaluations: do not compare what depends on it. Evaluate all with the same files."
+            )
+        elif len(folders) > 1 and not all(all(hashes) for hashes in by_case.values()):
+            found.append(f"The {what} of the systems is in different folders ({', '.join(sorted(folders))}).")
+    return found
+
+
+def changed_files(systems: Sequence[System]) -> list[str]:
+    """Sentences on files that were changed after the evaluation: pictures show them, numbers do not."""
+    found = []
+    for system in systems:
+        changed = [
+            path
+            for case in system.summary.cases
+            for role, path in case.files.items()
+            if role in case.hashes and path.exists() and file_hashes({role: path}) != {role: case.hashes[role]}
+        ]
+        if changed:
+            found.append(
+                f"{system.name}: {len(changed)} files, such as {changed[0]}, were changed after the evaluation: the "
+                "numbers are those of the old files, the pictures those of the new ones. Evaluate again."
+            )
+    return found
 
 
 def warned(systems: Sequence[System]) -> list[str]:

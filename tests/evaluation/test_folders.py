@@ -191,3 +191,11 @@ def test_folders_of_subjects_are_refused_for_the_true_reason(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), file)
     with refused("folder-subjects", names=("bids", "BIDS")):
         match_folders({"reference": tmp_path / "bids", "prediction": file})
+
+
+def test_volumes_in_a_folder_of_each_case_are_refused_for_the_true_reason(tmp_path):
+    file = tmp_path / "predictions/case1/case1.nii.gz"
+    file.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), file)
+    with refused("folder-nested", names=("predictions", "case1")):
+        match_folders({"reference": file, "prediction": tmp_path / "predictions"})

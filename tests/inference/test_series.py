@@ -64,6 +64,13 @@ def test_series_are_chosen_by_description_and_by_rules(mixed, tmp_path):
     assert "'portal bone'" in undecided.fault
 
 
+def test_rules_see_each_value_of_an_element_and_all_as_stored(tmp_path):
+    write_ct(tmp_path / "in", stored(4, 8, 9), ConvolutionKernel=["Br40d", "3"], SeriesDescription=["CT Abdomen", "ce"])
+    for text in ("kernel: '^Br40d$'", "kernel: '^3$'", r"kernel: '^Br40d\\3$'", "description: '^CT Abdomen'"):
+        assert scans(tmp_path / "in", rules=rules(tmp_path, f"include: [{{{text}}}]")), text
+    assert not scans(tmp_path / "in", rules=rules(tmp_path, "include: [{modality: CT}]\nexclude: [{kernel: ^Br40}]"))
+
+
 @pytest.mark.parametrize(
     ("agent", "given"),
     [("NON-IONIC", True), ("Non ionic iodinated", True), ("No reaction; Ultravist 370", True), ("NONIONIC 300", True)]

@@ -3,6 +3,7 @@
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from refusal import refused
 
 from medgen.inference.inputs import find_scans, read_scan
@@ -44,3 +45,12 @@ def test_damaged_files_are_left_to_the_reader(tmp_path, content):
         (tmp_path / name).write_bytes(content)
         assert not is_label_map(tmp_path / name)
     assert not is_label_map(tmp_path / "missing.nii.gz")
+
+
+def test_label_maps_of_mitk_say_so_in_their_header(tmp_path):
+    path = tmp_path / "a.nrrd"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((3, 4, 5), np.uint16)), path)
+    assert not is_label_map(path)
+    header, pixels = path.read_bytes().split(b"\n\n", 1)
+    path.write_bytes(header + b"\nmodality:=org.mitk.multilabel.segmentation\n\n" + pixels)
+    assert is_label_map(path)

@@ -246,7 +246,16 @@ def test_systems_that_cannot_be_compared_are_reported(two_results, tmp_path):
     (changed / "summary.json").write_text(json.dumps(summary))
     _, page = _page([two_results[0], changed], tmp_path / "report.html", most_figures=0)
     assert "different cases (alpha 2, beta 1)" in page.text
-    assert "different data range (alpha 4095.0, beta 2000)" in page.text and "come from different folders" in page.text
+    assert "different data range (alpha 4095.0, beta 2000)" in page.text
+    assert "is in different folders" not in page.text  # a copy: the files are the same, by their hashes
+
+
+def test_files_that_changed_after_the_evaluation_are_told(tmp_path):
+    root = _cohort(tmp_path, {"a": 5, "b": 9})
+    assert "changed after" not in _report(root, most_figures=0)[1].text
+    shutil.copy(root / "target/a.nii.gz", root / "converted")
+    _, page = _page([root / "results"], tmp_path / "b.html", most_figures=0)
+    assert "converted: 1 files, such as" in page.text and "were changed after the evaluation" in page.text
 
 
 @pytest.mark.parametrize(

@@ -155,16 +155,50 @@ def test_values_that_depend_on_the_data_range_are_compared_in_one_range_only(spa
     assert {row["metric"] for row in compare([of("a", 0, 1.0), of("b", 0.5, span)])} == tested
 
 
-@pytest.mark.parametrize(("mae", "span", "changed"), [(5.0, 1.0, False), (6.0, 1.0, True), (6.0, 2.0, False)])
-def test_a_truth_that_changed_between_two_evaluations_is_told(mae, span, changed):
-    """With another data range, PSNR and SSIM of the source differ without a change of images."""
+HASHES = {"reference": "r", "source": "s", "labels": "l", "prediction": "p"}
+SETTINGS = {"reference": "truth", "prediction": "out/a", "tolerance_mm": 1, "thresholds": {"offset": 2.0}}
 
-    def of(name, value, span=1.0):
-        cases = [CaseNumbers("p", {"mae": 1.0, "source_mae": value}, {})]
-        return System(name, Path(), Summary(unit="HU", data_range=span, metrics={}, cases=[]), cases)
 
-    said = " ".join(differences([of("a", 5.0), of("b", mae, span)]))
-    assert ("were changed between the evaluations" in said) == changed
+def of(name, *, hashes=HASHES, patient="p", settings=SETTINGS):
+    cases = [{"case": f"{n}", "hashes": hashes, "patient": patient} for n in range(6)]
+    found = [CaseNumbers(f"{n}", {"mae": float(n + (name != "a"))}, {}) for n in range(6)]
+    return System(name, Path(), Summary(unit="HU", settings=settings, cases=cases), found)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, None),
+        ({"hashes": HASHES | {"prediction": "other"}, "settings": SETTINGS | {"prediction": "out/b"}}, None),
+        ({"settings": SETTINGS | {"reference": "copy"}}, None),
+        ({"hashes": HASHES | {"reference": "other"}}, "The truth of 6 cases, such as 0, is another file"),
+        ({"hashes": HASHES | {"source": "other"}}, "The unconverted source of 6 cases"),
+        ({"hashes": HASHES | {"labels": "other"}}, "The label map of 6 cases"),
+        ({"hashes": {}, "settings": SETTINGS | {"reference": "copy"}}, "truth of the systems is in different folders"),
+        ({"settings": SETTINGS | {"tolerance_mm": 4}}, "a different tolerance mm (a 1, b 4)"),
+        ({"settings": SETTINGS | {"thresholds": {"offset": 9.0}}}, "a different thresholds offset (a 2.0, b 9.0)"),
+        ({"settings": SETTINGS | {"mask": "m"}}, "mask of the systems is in different folders (m, none)"),
+        ({"settings": SETTINGS | {"segmenter": "x"}}, "a different segmenter (a none, b x)"),
+        ({"patient": "q"}, "different patients for 6 cases, such as 0"),
+    ],
+)
+def test_what_makes_systems_incomparable_is_told(changed, said):
+    found = differences([of("a"), of("b", **changed)])
+    assert len(found) == (said is not None) and (said is None or said in found[0])
+
+
+def test_patients_of_the_tests_do_not_depend_on_the_order_of_the_systems():
+    def named(name, patients):
+        cases = [{"case": f"{n}", "patient": patient} for n, patient in enumerate(patients)]
+        found = [CaseNumbers(f"{n}", {"mae": n + (name == "a") * (1 + n % 2)}, {}) for n in range(8)]
+        return System(name, Path(), Summary(unit="HU", cases=cases), found)
+
+    one, other = named("a", "00112233"), named("b", "01234567")
+    (forth,), (back,) = compare([one, other]), compare([other, one])
+    assert forth["p"] == back["p"] and forth["mean_difference"] == -back["mean_difference"]
+    assert (
+        forth["p"] == compare([one, named("b", "00112233")])[0]["p"] > compare([named("a", "01234567"), other])[0]["p"]
+    )
 
 
 def test_a_case_without_a_verdict_ranks_before_those_that_pass():

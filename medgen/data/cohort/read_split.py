@@ -1,6 +1,6 @@
 """Read the cohort of a run and split it, as stated, recorded or drawn; report all excluded cases."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,9 +90,24 @@ def _read(settings: Settings, folder: Path, fold: int | None, say: Callable[[str
     for name, absent in cohort.missing.items():
         say(f"warning: case {name} lacks {' and '.join(absent)}; its incomplete side (source or target) is ignored")
     cases = split_channels(cohort.cases, folder / "channels")
+    for text in _padded_numbers(c.patient for c in cases):
+        say(f"warning: {text}")
     if settings.label_source:
         cases = [replace(c, source=(c.labels,) if c.labels else ()) for c in cases]
     return replace(cohort, cases=cases)
+
+
+def _padded_numbers(patients: Iterable[str]) -> list[str]:
+    """Warnings about patients whose numbers differ in leading zeros only, which table programs remove."""
+    found: dict[str, set[str]] = {}
+    for patient in patients:
+        if patient.isdecimal():
+            found.setdefault(patient.lstrip("0"), set()).add(patient)
+    twice = [sorted(names) for names in found.values() if len(names) > 1]
+    return [
+        f"patients {' and '.join(names)} count as different; if they are one, write the number in one way"
+        for names in twice
+    ]
 
 
 def _usable(cohort: Cohort, settings: Settings, say: Callable[[str], None]) -> list[Case]:

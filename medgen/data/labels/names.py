@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Collection, Mapping
 from itertools import combinations
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from medgen.data.cohort.layouts import named_labels
 from medgen.errors import InputError
 from medgen.io.label_headers import header_names
+from medgen.io.names import folded
 from medgen.io.text import read_json
 from medgen.terminology import side_of, words
 
@@ -20,7 +22,7 @@ def label_named(name: str, known: Collection[str]) -> str | None:
     """Return the name in ``known`` that equals ``name``, else the only one that differs just in case, else None."""
     if name in known:
         return name
-    alike = [other for other in known if other.casefold() == name.casefold()]
+    alike = [other for other in known if folded(other) == folded(name)]
     return alike[0] if len(alike) == 1 else None
 
 
@@ -47,7 +49,7 @@ def consistent_names(tables: Mapping[Path, dict[int, str]]) -> dict[int, str]:
     """
     for (file, names), (other, others) in combinations(tables.items(), 2):
         for value in sorted(names.keys() & others.keys()):
-            if names[value].casefold() != others[value].casefold():
+            if folded(names[value]) != folded(others[value]):
                 raise InputError(
                     "labels-tables-disagree",
                     f"{file} calls label {value} {names[value]}, but {other} calls it {others[value]}; correct or "
@@ -85,7 +87,8 @@ def refuse_other_names(
 
 def _plain(name: str) -> tuple[tuple[str, ...], str]:
     """What a name means, whatever the order of its words: ``kidney_left`` and ``Left kidney`` are equal."""
-    return tuple(sorted(words(re.sub("(?i)umour", "umor", name)))), side_of(name)
+    name = unicodedata.normalize("NFC", re.sub("(?i)umour", "umor", name))
+    return tuple(sorted(words(name))), side_of(name)
 
 
 def _read_label_names(file: Path) -> dict[int, str]:

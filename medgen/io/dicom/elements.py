@@ -1,5 +1,6 @@
 """Values of DICOM elements as plain Python objects and numbers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,16 @@ def _plain(value: Any) -> Any:
         if isinstance(value, kind):
             return kind(value)
     return str(value)
+
+
+def texts(header: Mapping[str, Any], keyword: str) -> list[str]:
+    """The value of an element as it is stored, then, if it has several, each of them.
+
+    A backslash separates values, as in the kernel "Br40d\\3" of Siemens, and in descriptions where it should not be.
+    """
+    value = header.get(keyword, "")
+    values = [str(part) for part in value] if isinstance(value, list) else [str(value)]
+    return ["\\".join(values), *(values if len(values) > 1 else ())]
 
 
 def numbers(header: Header, keyword: str, count: int) -> np.ndarray | None:

@@ -20,6 +20,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from pydicom.values import convert_SQ
 
 from medgen.errors import InputError
+from medgen.io.dicom.charset import repair_text
 from medgen.io.dicom.elements import Header, numbers, plain
 from medgen.io.dicom.lost import DICOM_ENDINGS
 from medgen.io.dicom.quick import header_elements
@@ -325,6 +326,8 @@ def _decode(dataset: Dataset) -> Header:
                     continue
             except ValueError:
                 continue
+        if vr == "LO":
+            repair_text(dataset)
         found |= plain(dataset, [keyword])
     return found | {OTHERS: others} if others else found
 

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from medgen.errors import InputError
+from medgen.io.dicom.elements import numbers
 from medgen.io.dicom.header import Slice, read_header, slices_of
 from medgen.io.dicom.parts import differing, numbered_apart
 from medgen.io.dicom.series import _chosen
 from medgen.io.dicom.stack import name, remarks, stack
 from medgen.io.dicom.voxels import values_of
 from medgen.io.volume import Geometry, Volume, checked_finite
+
+SAME_RATIO = 0.05  # tolerance of distances that headers state
 
 
 def read_series(folder: str | Path, *, series: str | None = None) -> Volume:
@@ -88,7 +91,26 @@ def _mixed(slices: Sequence[Slice]) -> list[str]:
         f"{keyword} differs between slices of one volume: the volume may combine two reconstructions"
         for keyword in differing(slices)
     ]
-    return [*remarks, *filter(None, [numbered_apart(slices)])]
+    return [*remarks, *filter(None, [numbered_apart(slices), _sparse(slices)])]
+
+
+def _sparse(slices: Sequence[Slice]) -> str:
+    """A warning if slices lie a multiple of their stated distance apart, so that every other one is missing.
+
+    MR scanners sometimes state the gap, which is smaller than the thickness, in place of the distance.
+    """
+    stated, thick = (numbers(slices[0].header, key, 1) for key in ("SpacingBetweenSlices", "SliceThickness"))
+    places = [numbers(item.header, "ImagePositionPatient", 3) for item in slices[:2]]
+    if stated is None or thick is None or len(places) < 2 or any(place is None for place in places):
+        return ""
+    apart = float(np.linalg.norm(np.subtract(*places)))  # type: ignore[arg-type]
+    times = round(apart / stated[0]) if stated[0] > 0 else 0
+    if times < 2 or abs(apart / stated[0] - times) > SAME_RATIO or thick[0] > stated[0] * (1 + SAME_RATIO):
+        return ""
+    return (
+        f"slices lie {apart:.4g} mm apart, but SpacingBetweenSlices is {stated[0]:g} mm: only every {times}. slice "
+        "may be here; check that the series is complete"
+    )
 
 
 def check_unchanged(volume: Volume) -> None:

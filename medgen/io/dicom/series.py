@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medgen.errors import InputError
 from medgen.io.dicom.derived.copies import Copies
-from medgen.io.dicom.elements import Header, numbers
+from medgen.io.dicom.elements import Header, numbers, texts
 from medgen.io.dicom.header import Slice, is_scan, read_header, slices_of
 from medgen.io.dicom.lost import lost_slices
 from medgen.io.dicom.parts import parts
@@ -139,7 +139,7 @@ def _series(uid: str, members: list[Slice]) -> list[Series]:
     remark = _remark(first)
     volumes = [("", slices)] if remark else parts(slices)
     modality, lacking = str(first.get("Modality", "?")), _missing_part(slices)
-    described = ((str(volume[0].header.get("SeriesDescription", "")), part, volume) for part, volume in volumes)
+    described = ((texts(volume[0].header, "SeriesDescription")[0], part, volume) for part, volume in volumes)
     return [
         Series(uid, description, modality, tuple(volume), remark, part, beside, lacking)
         for description, part, volume in described

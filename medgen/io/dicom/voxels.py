@@ -22,6 +22,7 @@ from pydicom.uid import (
 )
 
 from medgen.errors import InputError
+from medgen.io.dicom.charset import text_warning
 from medgen.io.dicom.elements import Header
 from medgen.io.dicom.header import Slice, header_in, is_same, slices_of
 from medgen.io.dicom.pixels import PER_FRAME, has_lut, has_rescale, rescale_of
@@ -62,6 +63,7 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
                     continue
                 stream.seek(0)
                 dataset = dcmread(stream, force=True)
+            mistaken = text_warning(dataset)
             dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
             if not any(
                 keyword in dataset for keyword in PIXELS
@@ -80,7 +82,7 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
                 frame = slices[k].frame
                 values, padding = _modality(pixels, dataset, frame, file), _padding(dataset, frame, file)
                 unit = unit_of(dataset, frame)
-                warning = unit_warning(dataset, frame) or _excess_warning(dataset)
+                warning = unit_warning(dataset, frame) or _excess_warning(dataset) or mistaken
                 if found and (new := _like(dataset, pixels, content, found, file, (unit, warning, padding))):
                     known[found.key, found.size] = new
                 yield k, values, unit, warning, padding

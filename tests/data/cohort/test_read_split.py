@@ -13,7 +13,7 @@ from small import small_settings, write_cohort
 
 from medgen.augmentation.dataset.write import write_dataset
 from medgen.augmentation.read import read_dataset
-from medgen.data.cohort.read_split import _content_warnings, read_split
+from medgen.data.cohort.read_split import _content_warnings, _padded_numbers, read_split
 from medgen.data.prepare import prepare
 from medgen.types import Case
 
@@ -328,3 +328,10 @@ def test_one_file_listed_as_source_and_target_is_told(tmp_path):
     messages = []
     prepare(small_settings(data={"root": str(root / "list.json")}), tmp_path / "run", say=messages.append)
     assert any("source and target of case1 are the same image" in text for text in messages)
+
+
+def test_numbers_of_patients_that_differ_in_leading_zeros_are_told():
+    assert _padded_numbers(["7", "07x", "08", "70", "a7"]) == []
+    assert _padded_numbers(["007", "8", "7", "007"]) == [
+        "patients 007 and 7 count as different; if they are one, write the number in one way"
+    ]

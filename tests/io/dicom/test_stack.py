@@ -165,3 +165,16 @@ def test_objects_that_accompany_a_scan_are_ignored(tmp_path, modality, kind):
     for _ in range(2):  # from the files, then from the index
         index = indexed(tmp_path, tmp_path.parent / "index" / tmp_path.name)
         assert len(index.images) == 4 and not index.faults
+
+
+@pytest.mark.parametrize(
+    ("step", "stated", "thickness", "told"),
+    [(6, 3, 3, True), (9, 3, 2, True), (3, 3, 3, False), (3.02, 3, 3, False), (6, 1, 5, False), (6, None, 3, False),
+     (4.5, 3, 3, False), (6, 3, 5, False)],
+)  # fmt: skip
+def test_slices_farther_apart_than_stated_are_told(tmp_path, step, stated, thickness, told):
+    """A gap in place of the distance (6 mm apart, 5 mm thick, 1 mm stated) is not the loss of slices."""
+    tags = {"SliceThickness": thickness} | ({"SpacingBetweenSlices": stated} if stated else {})
+    write_ct(tmp_path, stored(4, 8, 9), step=step, **tags)
+    warnings = read_volume(tmp_path).warnings
+    assert [f"only every {step // 3}. slice" in text for text in warnings] == [True] * told

@@ -11,6 +11,7 @@ from pydicom import Dataset, dcmread
 
 from medgen.errors import InputError
 from medgen.io.atomic import atomic_write
+from medgen.io.dicom.charset import repair_text
 from medgen.io.dicom.derived.references import NOTICE, UIDS
 from medgen.io.dicom.derived.report import EXTRA, TYPE_2, short
 from medgen.io.dicom.header import is_scan, read_header, settle_charset
@@ -110,6 +111,7 @@ def _align(labels: Volume, source: Path | Sequence[Path]) -> tuple[list[Dataset]
         ) from error
     check_unchanged(labels)
     for image in images:
+        repair_text(image)
         settle_charset(image)
     for keyword in TYPE_2:
         for image in images:

@@ -20,6 +20,7 @@ from pydicom.valuerep import format_number_as_ds
 from medgen.errors import InputError
 from medgen.io.atomic import atomic_folder
 from medgen.io.deidentification.deidentify import Changes, Deidentifier
+from medgen.io.dicom.charset import repair_text
 from medgen.io.dicom.derived.references import (
     NOTICE,
     Derivation,
@@ -172,7 +173,9 @@ def _headers(volume: Volume) -> dict[Path, FileDataset]:
     for file, _ in volume.frames or ():
         if file not in found:
             try:
-                found[file] = _little_endian(dcmread(file, stop_before_pixels=True, force=True))
+                found[file] = dcmread(file, stop_before_pixels=True, force=True)
+                repair_text(found[file])
+                _little_endian(found[file])
             except Exception as error:
                 raise InputError(
                     "dicom-header-unusable", f"{file} has no valid DICOM header ({error}); copy the series again"

@@ -81,6 +81,12 @@ class ImageGrid:
             )
 
 
+def text_of(item: Any, keyword: str) -> str:
+    """Text of an element; a backslash, which separates values, is part of it: PTV\\60Gy."""
+    value = item.get(keyword) or ""
+    return (value if isinstance(value, str) else "\\".join(map(str, value))).strip()
+
+
 def check_numbers(numbers: Sequence[int], path: Path) -> None:
     """Raise InputError if two structures have one number, so that it is unknown whose a contour or frame is."""
     twice = next((number for number in numbers if numbers.count(number) > 1), None)

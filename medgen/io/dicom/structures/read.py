@@ -9,6 +9,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from medgen.errors import InputError, reason
+from medgen.io.dicom.charset import repair_text
 from medgen.io.dicom.structures.grid import ImageGrid, image_grid, joined
 from medgen.io.dicom.structures.rtstruct import roi_frames, roi_masks, roi_names
 from medgen.io.dicom.structures.segmentation import segment_masks, segment_names
@@ -40,6 +41,7 @@ def read_structures(
             names that the file does not have at all; or overlaps without ``names``.
     """
     grid, ds = image_grid(image, series), _object(path)
+    repair_text(ds)
     try:
         return _label_map(ds, grid, path, names)
     except InputError:

@@ -9,7 +9,7 @@ import numpy as np
 from pydicom import Dataset
 
 from medgen.errors import InputError
-from medgen.io.dicom.structures.grid import ImageGrid, Structure, check_numbers
+from medgen.io.dicom.structures.grid import ImageGrid, Structure, check_numbers, text_of
 from medgen.io.names import one_line
 
 OFF_PLANE = 0.1  # largest distance of a contour from the plane of a slice, as a fraction of the distance of slices
@@ -21,7 +21,7 @@ CLOSED = ("CLOSED_PLANAR", XOR)
 def roi_names(ds: Dataset, path: Path) -> list[str]:
     """Names of the structures, in the order of the file. Raises InputError: two have one name or one number."""
     items = ds.get("StructureSetROISequence") or ()
-    names = [str(item.get("ROIName") or "").strip() for item in items]
+    names = [text_of(item, "ROIName") for item in items]
     check_numbers([int(item.ROINumber) for item in items], path)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -34,7 +34,7 @@ def roi_frames(ds: Dataset, names: Sequence[str]) -> list[str]:
     return [
         str(item.get("ReferencedFrameOfReferenceUID") or "")
         for item in ds.get("StructureSetROISequence") or ()
-        if str(item.get("ROIName") or "").strip() in names
+        if text_of(item, "ROIName") in names
     ]
 
 
@@ -53,9 +53,7 @@ def roi_masks(
         InputError: a contour lies between two slices, outside the image, or not in one plane, or names an image in
             another place, or a structure is drawn in every second slice only.
     """
-    numbers = {
-        int(item.ROINumber): str(item.get("ROIName") or "").strip() for item in ds.get("StructureSetROISequence") or ()
-    }
+    numbers = {int(item.ROINumber): text_of(item, "ROIName") for item in ds.get("StructureSetROISequence") or ()}
     drawn: dict[str, list[Any]] = {}
     strange = 0
     for item in ds.get("ROIContourSequence") or ():  # some programs write an item for each contour

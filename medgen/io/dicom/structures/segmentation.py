@@ -8,7 +8,7 @@ import numpy as np
 from pydicom import Dataset
 
 from medgen.errors import InputError
-from medgen.io.dicom.structures.grid import ImageGrid, Structure, check_numbers
+from medgen.io.dicom.structures.grid import ImageGrid, Structure, check_numbers, text_of
 from medgen.io.names import one_line
 
 OFF_GRID = 0.05  # largest distance of a pixel from a voxel centre of the image, as a fraction of a voxel
@@ -16,7 +16,7 @@ OFF_GRID = 0.05  # largest distance of a pixel from a voxel centre of the image,
 
 def segment_names(ds: Dataset, path: Path) -> list[str]:
     """Names of the segments, in the order of the file. Raises InputError: two have one name."""
-    names = [str(item.get("SegmentLabel") or "").strip() for item in ds.get("SegmentSequence") or ()]
+    names = [text_of(item, "SegmentLabel") for item in ds.get("SegmentSequence") or ()]
     check_numbers([int(item.SegmentNumber) for item in ds.get("SegmentSequence") or ()], path)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -51,7 +51,7 @@ def segment_masks(
     if len(groups) != len(frames):
         raise InputError("structures-frames-differ", f"{path} describes {len(groups)} of its {len(frames)} frames")
     shared = (ds.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    numbers = {int(s.SegmentNumber): str(s.get("SegmentLabel") or "").strip() for s in ds.SegmentSequence}
+    numbers = {int(s.SegmentNumber): text_of(s, "SegmentLabel") for s in ds.SegmentSequence}
     of_name: dict[str, list[int]] = {}
     for n, group in enumerate(groups):
         item = _group(group, shared, "SegmentIdentificationSequence", path, n)

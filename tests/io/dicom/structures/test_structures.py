@@ -427,6 +427,13 @@ def test_segments_of_thicker_slices_are_refused(any_series, tmp_path, change):
         read_structures(path, any_series)
 
 
+def test_a_backslash_in_a_name_is_part_of_it(ct, tmp_path):
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"PTV\\60Gy": [(1, SQUARE)], "liver": [(2, SQUARE)]})
+    volume, table = read_structures(path, ct, names=["PTV\\60Gy"])
+    assert table == {"PTV\\60Gy": 1} and volume.data.sum() == 25 and not volume.warnings
+    assert list(read_structures(path, ct)[1]) == ["PTV\\60Gy", "liver"]
+
+
 @pytest.mark.parametrize("kept", ((0, 1, 4), (2,), (0, 3), (1, 4), (0, 2, 3, 4)))
 def test_empty_frames_may_be_left_out(any_series, tmp_path, kept):
     masks, values = random_masks()
