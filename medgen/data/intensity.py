@@ -74,6 +74,8 @@ class Range:
     def decode(self, y: np.ndarray, *, overwrite: bool = False) -> np.ndarray:
         """Inverse of ``encode`` within the range (up to float32 rounding); values beyond ±1 are extrapolated.
 
+        With a masked background, values between its code and that of ``low`` become the nearer of the two.
+
         ``overwrite``: compute it in y, which is float32, to save as much memory.
         """
         masked = None if self.background is None else y < -1 + GAP / 2  # before y is overwritten
@@ -81,6 +83,7 @@ class Range:
         x *= self._unit
         x += np.float32(self.low)
         if masked is not None:
+            np.maximum(x, np.float32(self.low), out=x)
             x[masked] = self.background
         return x
 

@@ -13,7 +13,7 @@ from medgen.networks.residual_unet import CAUTION, SHARP
 VERSION = 1  # increase when a key changes its meaning
 
 ENCODE = "x = (clip(v, low, high) - low) / (high - low) * (1 - start) + start; v == background gives -1"
-DECODE = "v = (y - start) / (1 - start) * (high - low) + low; with a background, y < -0.875 gives background"
+DECODE = "v = (y - start) / (1 - start) * (high - low) + low; with a background at least low, and y < -0.875 gives it"
 OUTSIDE = {
     "clip": "nothing: values beyond the range are lost",
     "preserve": "the source value wherever it is <= low or >= high; elsewhere the output, clipped to the target range",

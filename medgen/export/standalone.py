@@ -132,6 +132,7 @@ def decoded(y, low, high, background):
     start = -1 if background is None else -0.75
     values = (y - np.float32(start)) * np.float32((high - low) / (1 - start)) + np.float32(low)
     if background is not None:
+        values = np.maximum(values, np.float32(low))
         values[y < -0.875] = background
     return values
 

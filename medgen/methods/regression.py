@@ -2,7 +2,8 @@
 
     G* = arg min_G  λ₁ E[w |G(x) - y|] + λ_c E|pool₄(G(x) - y)| + λ_m BCE(m, t/(t + s)) + λ_l E_c|l - v(y)|/r
 
-w is 1, and 1 + λ_w where |x - y| exceeds a threshold. m is the mask of a generator with ``replace``, t ≥ 0 by how much
+w is 1, and 1 + λ_w where |x - y| exceeds a threshold, times λ_b where y is masked; the means over blocks of the coarse
+term are weighted by λ_b as well. m is the mask of a generator with ``replace``, t ≥ 0 by how much
 a voxel falls, and s a small difference: whether a voxel changes is learned as in a segmentation, which converges faster
 than the L1 distance alone. l is its level, v(y) the target smoothed within structures, r the range of levels, and E_c
 the mean over the voxels with t above the threshold or m above 1/2, of which those beside fat or air count less: without
@@ -59,6 +60,11 @@ class Settings(MethodSettings):
     weight_level: Weight = Field(
         0.0, description="weight of the L1 distance of the level of a generator with replace to the target (λ_l)"
     )
+    weight_background: Weight = Field(
+        1.0,
+        description="weight of voxels that are masked in the target (encoded as -1), relative to others (λ_b); below 1 "
+        "where a mask leaves out tissue, as the noise threshold of ADC maps does",
+    )
     keep_background: bool = Field(
         False,
         description="keep voxels encoded as -1 in the source (a masked background) at -1 in the same output channel, "
@@ -113,11 +119,15 @@ class Regression:
         y_hat, of_maps = self._with_map_losses(x, y) if by_maps else (self.translate(x), {})
         error = (y_hat - y).float()
         changed = (x[:, :1] - y[:, :1]).abs() > s.changed_above
-        losses = {"G_l1": (error.abs() * (1 + s.weight_changed * changed)).mean()}
+        weight = 1 + s.weight_changed * changed
+        background = torch.where(y == -1, s.weight_background, 1.0) if s.weight_background != 1 else None
+        losses = {"G_l1": _mean(error.abs() * weight, background)}
         total = s.weight_l1 * losses["G_l1"]
         if s.weight_coarse:
             pool = nnf.avg_pool3d if s.spatial_dims == 3 else nnf.avg_pool2d
-            losses["G_coarse"] = pool(error, COARSE).abs().mean()
+            of_blocks = None if background is None else pool(background, COARSE)
+            means = pool(error if background is None else error * background, COARSE).abs()
+            losses["G_coarse"] = means.mean() if of_blocks is None else means.sum() / of_blocks.sum().clamp(min=1e-6)
             total = total + s.weight_coarse * losses["G_coarse"]
         for name, weight in (("G_level", s.weight_level), ("G_mask", s.weight_mask)):
             if weight:
@@ -141,6 +151,10 @@ class Regression:
         """Translate x (B, C, X, Y, Z) in [-1, 1] on the same grid."""
         y_hat = self.networks["G"](x)
         return keep_background(x, y_hat) if self.settings.keep_background else y_hat
+
+
+def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    return values.mean() if weight is None else (values * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
 def fallen(x: Tensor, y: Tensor, v: Tensor, v_y: Tensor) -> Tensor:

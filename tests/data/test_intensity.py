@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusal import refused
 
-from medgen.data.intensity import Range, TargetRange, fit_range, typical_range
+from medgen.data.intensity import GAP, Range, TargetRange, fit_range, typical_range
 
 
 @given(st.floats(-2000, 0), st.floats(1, 4000), st.integers(0, 2**31))
@@ -49,6 +49,15 @@ def test_carry_unmoved_keeps_bone_above_the_range_and_removes_contrast():
     x = np.array([900, 900, 900, 900, -1000, -1000], np.float32)  # bone, brighter, contrast, between, lung, padding
     y = np.array([380, 420, 50, 400 - 600 * 3 / 16, -190, 100], np.float32)
     np.testing.assert_allclose(code.carried(x, y), [900, 900, 50, (900 + 287.5) / 2, -1000, -1000], atol=1e-3)
+
+
+def test_codes_between_the_background_and_the_darkest_tissue_are_one_of_the_two():
+    """A regression draws such values where it is unsure whether a voxel is masked; they are no intensities."""
+    code = Range(8.0, 3000.0, background=0.0)
+    y = np.linspace(-1.2, -0.7, 101, dtype=np.float32)
+    x = code.decode(y)
+    assert set(x[y < -1 + GAP / 2]) == {0.0} and set(x[(y > -1 + GAP / 2) & (y < -1 + GAP)]) == {8.0}
+    assert (x[y > -1 + GAP + 1e-6] > 8).all()
 
 
 def test_clip_equals_encode_then_decode():

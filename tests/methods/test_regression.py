@@ -51,6 +51,21 @@ def test_losses_equal_their_formulas():
     assert total["G"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_masked_voxels_of_the_target_count_by_their_weight():
+    method = Regression(
+        Settings(generator={"name": "residual_unet", "filters": 8, "levels": 2}, weight_background=0.25), DataShape()
+    )
+    batch = pair(0)
+    batch["target"][..., 6:] = -1
+    losses = method.step(batch, lambda name, loss: None)
+    with torch.no_grad():
+        error = method.translate(batch["source"]) - batch["target"]
+    weight = torch.where(batch["target"] == -1, 0.25, 1.0)
+    assert losses["G_l1"].item() == pytest.approx(((error.abs() * weight).sum() / weight.sum()).item(), rel=1e-5)
+    blocks, weights = (v.reshape(1, 1, 4, 4, 4, 4, 4, 4).mean((3, 5, 7)) for v in (error * weight, weight))
+    assert losses["G_coarse"].item() == pytest.approx((blocks.abs().sum() / weights.sum()).item(), rel=1e-5)
+
+
 def test_mask_loss_is_least_at_the_share_by_which_voxels_fall():
     fall = torch.tensor([0.0, 0.01, 0.05, 0.5]).repeat(2).reshape(1, 1, 2, 2, 2)
     x, share = fall + 0.05, fall / (fall + SMALL)
