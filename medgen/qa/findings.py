@@ -24,6 +24,8 @@ from medgen.terminology import is_lesion
 SAME_SCAN, SAME_CT = 0.47, 0.55
 UNCLEAR_FLIP = 0.05  # gain up to which a flip is not told from another scan; flipped outputs gain 0.6 to 1.0
 SHARED_EDGES_MM = 2.5  # finest voxel size up to which shifts are measured by the edges of the other findings (2 mm)
+MOST_UPTAKE = 60.0  # HU by which contrast medium changes the median of soft tissue at most
+HARDLY = ", which contrast medium hardly reaches,"  # of fat, muscle and lung
 FAIL_FACTOR = 1.5  # a value beyond this multiple of its limit fails, below it asks for review
 
 
@@ -155,7 +157,7 @@ def hounsfield_findings(case: Checked) -> None:
     change = _change(case, case.source)
     case.values |= {f"change_{name.replace(' ', '_')}": value for name, (_, value) in change.items()}
     versus_truth = None if case.truth is None else _change(case, case.truth)
-    for tissue in ("fat", "muscle", "lung"):
+    for tissue in ("fat", "muscle", "lung", "soft tissue"):
         if tissue in change:
             _offset(
                 case,
@@ -188,13 +190,15 @@ def _change(case: Checked, image: np.ndarray) -> dict[str, tuple[float, float]]:
 
 def _offset(case: Checked, tissue: str, value: float, off_truth: float | None) -> None:
     limits = case.limits
-    fat = tissue == "fat"
-    low, high = (-limits.fat_offset, limits.fat_offset) if fat else (-limits.max_hu_decrease, limits.max_hu_increase)
+    low, high = {
+        "fat": (-limits.fat_offset, limits.fat_offset),
+        "soft tissue": (-MOST_UPTAKE, MOST_UPTAKE if not limits.contrast_removed else limits.max_hu_increase),
+    }.get(tissue, (-limits.max_hu_decrease, limits.max_hu_increase))
     excess = max(value / high, value / low)
     if excess > 1:
         least = excess if off_truth is None else min(excess, max(off_truth / high, off_truth / low))
         text = (
-            f"HU are offset: {tissue}, which contrast medium hardly reaches, changed by {value:+.1f} HU "
+            f"HU are offset: {tissue}{HARDLY if tissue != 'soft tissue' else ''} changed by {value:+.1f} HU "
             f"(limits {low:+g} to {high:+g} HU)."
         )
         by = "labels" if tissue == "muscle" else "images"

@@ -41,6 +41,16 @@ def test_the_truth_passes_with_and_without_labels(patient):
     assert full.values["phase_source"] == "portal_venous" and full.values["phase_output"] == "none"
 
 
+@pytest.mark.parametrize(("offset", "found"), [(0, False), (4, False), (20, True), (1000, True), (-150, True)])
+@pytest.mark.parametrize("known", [False, True])
+def test_an_offset_of_a_body_without_fat_is_found_in_its_soft_tissue(patient, offset, found, known):
+    lean, truth = (np.where(v < -20, np.where(v < -500, v, 40), v) for v in (patient.contrast, patient.noncontrast))
+    verdict = check_case(lean, truth + offset, MM, truth=truth if known else None)
+    assert ("offset" in faults(verdict)) == found and "change_fat" not in verdict.values
+    if found:
+        assert any("soft tissue changed by" in r.text for r in verdict.reasons) and verdict.status != "pass"
+
+
 @pytest.mark.parametrize("mm", [2.5, 1.0])  # 1 mm: the check averages 2 x 2 x 2 voxels
 @pytest.mark.parametrize("segmented", [False, True])
 def test_the_truth_passes_in_a_wide_field_of_view(patient, mm, segmented):

@@ -13,6 +13,7 @@ SMOOTH_MM = 2.5  # sigma of the Gaussian filter that separates tissues from nois
 # Physiol 2014;210:489).
 # Muscle needs labels: unenhanced muscle and enhanced bowel have the same HU.
 BANDS = {"fat": (-130.0, -70.0), "lung": (-950.0, -650.0), "dense bone": (350.0, 3000.0)}
+SOFT = (-20.0, 200.0)  # HU of soft tissue, with contrast medium or without; its median stands in for that of fat
 LEAST_VOXELS = 200
 
 
@@ -28,10 +29,11 @@ def unenhancing_change(
 ) -> dict[str, tuple[float, float]]:
     """Measure the change of HU in tissues with little contrast medium.
 
-    Fat and lung are the voxels of the source in an HU range without the outermost ones. Dense bone is also an HU
-    range; there the change is smoothed by 4 mm, because even slight blur lowers the HU of a thin cortex. Muscle is all
-    labels whose names mean a skeletal muscle. Iodine adds nothing to fat and, in their blood, about 10 HU to lung and
-    muscle. Medians are robust to iodine in some of the voxels.
+    Fat and lung are the voxels of the source in an HU range without the outermost ones. Soft tissue stands in where
+    there is too little fat, as in children. Dense bone is also an HU range; there the change is smoothed by 4 mm,
+    because even slight blur lowers the HU of a thin cortex. Muscle is all labels whose names mean a skeletal muscle.
+    Iodine adds nothing to fat and, in their blood, about 10 HU to lung and muscle. Medians are robust to iodine in some
+    of the voxels.
 
     Args:
         source, output: (X, Y, Z) HU on one grid.
@@ -47,6 +49,8 @@ def unenhancing_change(
     smooth = gaussian(source, [SMOOTH_MM / s for s in spacing]) if smooth is None else smooth
     masks = {name: body & (smooth > low) & (smooth < high) for name, (low, high) in BANDS.items()}
     masks |= {name: eroded(masks[name]) for name in ("fat", "lung")}
+    if not masks["fat"].sum() >= LEAST_VOXELS:
+        masks["soft tissue"] = body & (smooth > SOFT[0]) & (smooth < SOFT[1])
     muscles = [value for value, name in (names or {}).items() if is_muscle(name)]
     if muscles and labels is not None:
         masks["muscle"] = eroded(np.isin(labels, muscles))

@@ -21,6 +21,13 @@ def test_an_offset_shows_in_every_tissue(scan):
     assert change["fat"][0] == pytest.approx(-100, abs=2) and change["lung"][0] == pytest.approx(-800, abs=2)
 
 
+def test_soft_tissue_stands_in_for_fat_that_is_not_there(scan):
+    lean = np.where((scan < 0) & (scan > -400), 50.0, scan)
+    change = unenhancing_change(lean, lean + 15, np.ones(scan.shape, bool), MM)
+    assert set(change) == {"soft tissue", "lung", "dense bone"}
+    assert change["soft tissue"][1] == pytest.approx(15, abs=1e-3)
+
+
 def test_iodine_in_soft_tissue_moves_nothing(scan):
     removed = np.where((scan > 0) & (scan < 200), scan - 80, scan)
     change = unenhancing_change(scan, removed, np.ones(scan.shape, bool), MM)
