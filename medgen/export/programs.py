@@ -16,7 +16,6 @@ from medgen.errors import InputError
 from medgen.export.network import ExportedNetwork, check_exportable, example_shape, smallest_side
 from medgen.export.pipeline import pipeline
 from medgen.io.atomic import atomic_write
-from medgen.io.names import short_reason
 from medgen.onnx_file import MODEL, PIPELINE
 
 MOST_BATCH, MOST_SIDE = 1024, 8192
@@ -74,9 +73,10 @@ def exported(model: Model) -> ExportedProgram:
         with _quiet(), torch.no_grad():
             return torch.export.export(network, (example,), dynamic_shapes={"x": free}, strict=False)
     except Exception as error:  # torch.export raises many types for code that it cannot trace
+        reason = " ".join(str(error).split())[:200]  # its last sentences are the same for every error
         raise InputError(
             "export-untraceable",
-            f"the network of {model.folder} cannot be exported for all sizes ({short_reason(error)[:200]}); "
+            f"the network of {model.folder} cannot be exported for all sizes ({reason}); "
             "medgen export bundle has no such limit",
         ) from None
 

@@ -163,4 +163,4 @@ class MultiDomain:
 
     def translate(self, x: Tensor) -> Tensor:
         """(B, C, X, Y, Z) in [-1, 1] → the same grid, in the domain ``self.target``."""
-        return self.networks["G"](x, torch.full((len(x),), self.target, device=x.device))
+        return self.networks["G"](x, torch.full((x.shape[0],), self.target, device=x.device))

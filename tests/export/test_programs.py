@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from medgen.checkpoint import load_model, save_model
 from medgen.cli import app
-from medgen.export.programs import export_onnx, export_torch
+from medgen.export.programs import export_onnx, export_torch, exported
 from medgen.inference.predict import translate_volume
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
@@ -157,6 +157,17 @@ def test_models_without_one_pass_over_scans_are_refused(tmp_path):
     for settings, code in ((vae, "model-generates"), (diffusion, "export-many-steps")):
         with refused(code):
             export_torch(make_model(settings), tmp_path / "out.pt2")
+
+
+@pytest.mark.parametrize("method", ["pix2pix", "cyclegan", "cut", "reggan", "multi_domain"])
+def test_every_translator_is_exported_for_any_batch_and_size(method):
+    small = {"name": "unet", "filters": 2, "levels": 2, "norm": "none"}
+    domains = {"data": {"domains": ["a", "b"], "paired": False}} if method == "multi_domain" else {}
+    settings = {"name": method, "generator": small} | ({"adversary": {"filters": 4, "layers": 1}} if domains else {})
+    model = make_model(small_settings(method=settings, **domains))
+    x = torch.rand(3, 1, 16, 24, 8) * 2 - 1
+    with torch.no_grad():
+        assert torch.allclose(exported(model).module()(x), model.method.translate(x), atol=1e-5)
 
 
 def test_two_exports_do_not_chain(onnx, tmp_path):
