@@ -59,7 +59,8 @@ def check_method(settings: Settings) -> None:
             raise InputError(
                 "config-patch-network-mismatch",
                 f"sampling.patch={list(patch)} does not fit the networks of the method ({reason}); "
-                "raise sampling.patch or lower method.generator.levels and method.adversary.layers",
+                "raise sampling.patch or lower the levels and layers of method's networks (generator.levels, "
+                "adversary.layers, classifier_layers)",
             ) from None
 
 
