@@ -27,7 +27,7 @@ from medgen.io.hashes import file_states
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume, canonical_view, contiguous
 
-VERSION = 7  # increase when a change of this file invalidates old entries
+VERSION = 8  # increase when a change of this file invalidates old entries
 FEWEST_MASKED = 0.02  # share of a masked background, at least
 BODY_VOXELS = 20_000  # sample size; enough for choosing patch centres
 THREADS = 2  # entries filled at once: decompression releases Python's lock, and two volumes fit into memory

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from medgen.data.align import align
 from medgen.data.cache import Channels, cached
 from medgen.data.degradation import degraded
 from medgen.data.grid import resample
+from medgen.data.intensity import masked_value
 from medgen.data.labels.codec import LabelTable, cached_label_map
 from medgen.io.hashes import file_states
 from medgen.io.read import read_volume
@@ -56,12 +58,14 @@ class CaseReader:
         assert degradation is not None and settings.data.spacing != "median"  # the latter is replaced in prepare
         intensity, spacing = settings.intensity.source.model_dump(exclude={"follow"}), settings.data.spacing
 
-        def make(path: Path) -> Callable[[], Volume]:
-            return lambda: degraded(_on_spacing(to_canonical(read_volume(path)), spacing), degradation)
+        def make(path: Path) -> Volume:
+            volume = _on_spacing(to_canonical(read_volume(path)), spacing, intensity["background"])
+            return degraded(volume, degradation, masked_value(volume.data, intensity["background"]))
 
         key = f"degraded {degradation.model_dump_json()}"
         return tuple(
-            cached(self.folder, path, intensity, spacing=spacing, make=make(path), key=key) for path in case.target
+            cached(self.folder, path, intensity, spacing=spacing, make=partial(make, path), key=key)
+            for path in case.target
         )
 
     def _images(self, case: Case, side: Side) -> Channels:
@@ -99,8 +103,10 @@ class CaseReader:
         return make
 
 
-def _on_spacing(volume: Volume, spacing: tuple[float, float, float] | None) -> Volume:
-    return volume if spacing is None or np.allclose(volume.spacing, spacing, rtol=0.02) else resample(volume, spacing)
+def _on_spacing(volume: Volume, spacing: tuple[float, float, float] | None, background: float | None) -> Volume:
+    if spacing is None or np.allclose(volume.spacing, spacing, rtol=0.02):
+        return volume
+    return resample(volume, spacing, background=masked_value(volume.data, background))
 
 
 def reference_image(case: Case, side: Side, settings: Settings) -> Path:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import ndtr
 
-from medgen.data.grid import resample_like
+from medgen.data.grid import resample_like, unmixed
 from medgen.io.volume import Volume
 from medgen.phantom.ct_physics import noise
 from medgen.settings import Degradation
@@ -128,30 +128,40 @@ class Draw:
             self.phase = rng.uniform(0, self.distance)
             self.margin[self.axis] = margin(self.distance, self.profile)
 
-    def __call__(self, data: np.ndarray) -> np.ndarray:
-        """Degrade an image that includes the margin; returns it without."""
+    def __call__(self, data: np.ndarray, background: float | None = None) -> np.ndarray:
+        """Degrade an image that includes the margin; returns it without.
+
+        ``background``: value of masked voxels, which are not mixed with tissue, see `grid.unmixed`.
+        """
         data = np.asarray(data, np.float32)
         if self.sigma:
-            data = low_dose(data, self.spacing, self.sigma, self.rng)
+            noisy = low_dose(data, self.spacing, self.sigma, self.rng)
+            data = noisy if background is None else np.where(data == background, data, noisy)
         if not self.distance:
             return data
         n = data.shape[self.axis] - 2 * int(self.margin[self.axis])
-        return _along(data, self.axis, thick_slice_matrix(n, self.distance, self.profile, self.phase))
+        matrix = thick_slice_matrix(n, self.distance, self.profile, self.phase)
+        return unmixed(data, background, lambda image: _along(image, self.axis, matrix))
 
 
-def degraded(volume: Volume, settings: Degradation) -> Volume:
+def degraded(volume: Volume, settings: Degradation, background: float | None = None) -> Volume:
     """A whole volume, degraded as much as in training at most, on its own grid; for validation.
 
     Thick slices lie along the last of ``axes``, with the first of ``profiles``; the noise is the same in each call.
+    ``background``: as for `Draw`.
     """
     data = volume.data
     if settings.noise:
-        data = low_dose(data, volume.spacing, settings.noise[1], np.random.default_rng(0))
-    noisy = volume.replaced(data)
+        noisy = low_dose(data, volume.spacing, settings.noise[1], np.random.default_rng(0))
+        data = noisy if background is None else np.where(data == background, data, noisy)
     if not settings.thickness:
-        return noisy
-    scan = thick_slices(noisy, AXES[settings.axes[-1]], settings.thickness[1], settings.profiles[0])
-    return volume.replaced(resample_like(scan, volume))
+        return volume.replaced(data)
+    axis, thickness, profile = AXES[settings.axes[-1]], settings.thickness[1], settings.profiles[0]
+
+    def thick(image: np.ndarray) -> np.ndarray:
+        return resample_like(thick_slices(volume.replaced(image), axis, thickness, profile), volume)
+
+    return volume.replaced(unmixed(data, background, thick))
 
 
 def _along(data: np.ndarray, axis: int, matrix: np.ndarray) -> np.ndarray:

@@ -206,7 +206,9 @@ class Patches(Dataset):
             )
             for c in case
         ]  # fmt: skip
-        cuts = cuts if worse is None else [worse(cut) for cut in cuts]
+        if worse is not None:
+            masked = [c.range.background if isinstance(c.range, Range) else None for c in case]
+            cuts = [worse(cut, background) for cut, background in zip(cuts, masked, strict=True)]
         return encode_channels([c.range for c in case], cuts)
 
     def _gamma_exponent(self, contrasts: int, rng: np.random.Generator) -> np.ndarray | None:

@@ -95,7 +95,13 @@ def find_scans(
             f"--rules select one series per study, but this model takes {' and '.join(contrasts)} from separate "
             "folders; omit --rules, or use --series",
         )
-    if source.is_dir() and series is None and rules is None and is_bids(source):
+    if source.is_dir() and is_bids(source):
+        if series is not None or rules is not None:
+            raise InputError(
+                "option-series-with-bids",
+                f"{source} is a BIDS data set, whose images the contrasts of the model choose; omit --series and "
+                "--rules, or give the folder of the DICOM series",
+            )
         return [_of_bids(image) for image in bids_images(source, contrasts)]
     if len(contrasts) == 1:
         return _one_contrast(source, series, rules, index)

@@ -20,6 +20,7 @@ IGNORED = "manifest.json\nmanifest.journal\nreport.html\ndeviation/\n"  # conten
 VERSION = "1.9.0"
 NAME = re.compile(r"(sub-[A-Za-z0-9]+(?:_[A-Za-z]+-[A-Za-z0-9+]+)*)_([A-Za-z0-9]+)")
 PART = re.compile(r"_part-(phase|real|imag)(_|$)")  # no magnitudes
+DESC = re.compile(r"_desc-([A-Za-z0-9+]+)")
 LABELS = {"dseg", "probseg", "mask"}  # suffixes of segmentations, which are no images to translate
 
 
@@ -93,9 +94,16 @@ def bids_images(root: Path, contrasts: Sequence[str]) -> list[BidsImage]:
         files = [found[suffix].get(key) for suffix in suffixes]
         missing = tuple(name for name, file in zip(contrasts, files, strict=True) if file is None)
         known = [file for file in files if file is not None]
-        place = key[0].relative_to(root) / f"{key[1]}_desc-synthetic"
+        place = key[0].relative_to(root) / _described(key[1])
         images.append(BidsImage(case_name(known[0]), tuple(known), place, missing, tuple(twice.get(key, ()))))
     return images
+
+
+def _described(entities: str) -> str:
+    """Entities of an image with those of its translation: a name has one ``desc``, which comes last."""
+    if not (found := DESC.search(entities)):
+        return f"{entities}_desc-synthetic"
+    return f"{entities[: found.start()]}{entities[found.end() :]}_desc-{found[1]}Synthetic"
 
 
 def derivative(place: Path, contrast: str) -> Path:

@@ -1,5 +1,6 @@
 """The jobs of a server: a bounded queue, one worker, and one folder for each job, named by its random id."""
 
+import re
 import secrets
 import threading
 import time
@@ -28,6 +29,8 @@ from medgen.server.uploads import Limits, Refused, remove, zip_files
 
 IMAGES = ("input", "output")
 NOTE = "Converted images are synthetic and not for diagnosis."
+# Advice of the command line on a choice that a client does not have.
+CHOICE = re.compile(r"; (choose one with --series|give the path of one file).*", re.DOTALL)
 
 
 @dataclass
@@ -210,6 +213,8 @@ class Jobs:
                 job.error = str(error)
             except Exception as error:  # of one job; the server goes on
                 job.error = f"unexpected error, likely a bug in medgen ({type(error).__name__})"
+            if job.error:
+                job.error = CHOICE.sub("; upload one scan at a time", job.error)
             if job.source is not None and job.source.is_relative_to(job.folder):
                 _delete(job.source)  # the upload; the images that clients see are copies
             job.seconds = time.monotonic() - job.created

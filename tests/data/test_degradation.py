@@ -126,3 +126,22 @@ def test_contradicting_settings_are_refused():
         parse_settings(base | {"data": data | {"degradation": {}}}, "test")
     settings = parse_settings(base | {"data": data | {"degradation": {"noise": [5, 40]}}}, "test")
     assert settings.data.source_channels == settings.data.target_channels == (0,)
+
+
+@pytest.mark.parametrize("noise", [None, (5.0, 5.0)])
+def test_masked_voxels_are_not_mixed_with_tissue(noise):
+    """Otherwise the tails of the blur count as tissue, and the range of a skull-stripped scan begins near 0."""
+    data = np.zeros((20, 20, 30), np.float32)
+    data[4:16, 4:16, 5:24] = np.random.default_rng(0).uniform(200, 300, (12, 12, 19))
+    volume = Volume(data, np.eye(4), np.dtype(np.float32))
+    settings = Degradation(thickness=(5.0, 5.0), axes=["z"], noise=noise)
+    whole = degraded(volume, settings, 0.0).data
+    draw = Draw(settings, (1.0, 1.0, 1.0), np.random.default_rng(1))
+    reach = int(draw.margin[2])
+    patch = draw(np.pad(data, ((0, 0), (0, 0), (reach, reach))), 0.0)
+    for made in (whole, patch):
+        assert made.shape == data.shape and (made[:4] == 0).all() and (made[4:16, 4:16, 10:18] != 0).all()
+        inside = made[made != 0]
+        assert inside.min() > (190 if noise is None else 150) and inside.max() < 330
+        assert abs(np.count_nonzero(made) / np.count_nonzero(data) - 1) < 0.3
+    assert (degraded(volume, settings).data[4:16, 4:16] > 0).mean() > (whole[4:16, 4:16] > 0).mean()

@@ -136,3 +136,24 @@ def test_segmentations_are_not_taken_for_the_one_contrast(tmp_path):
     image(root / "sub-01/anat/sub-01_ct.nii.gz")
     (only,) = bids_images(root, ["source"])
     assert [file.name for file in only.files] == ["sub-01_ct.nii.gz"]
+
+
+def test_a_translation_of_an_image_with_a_description_has_one(tmp_path):
+    root = tmp_path / "raw"
+    image(root / "sub-01/anat/sub-01_desc-preproc_T1w.nii.gz")
+    (only,) = bids_images(root, ["T1w"])
+    assert derivative(only.place, "T2w").as_posix() == "sub-01/anat/sub-01_desc-preprocSynthetic_T2w"
+
+
+@pytest.mark.parametrize("options", [["--series", "1"], ["--rules", "rules.yaml"], ["--watch"]])
+def test_options_that_choose_among_other_files_are_refused(dataset, tmp_path, options):
+    """They would convert every volume of the data set, whatever its contrast."""
+    (tmp_path / "rules.yaml").write_text("include: [{modality: CT}]")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    model = make_model(small_settings())
+    save_model(folder, model.generator, model.info)
+    options = [str(tmp_path / o) if o.endswith("yaml") else o for o in options]
+    result = CliRunner().invoke(app, ["translate", str(folder), str(dataset), str(tmp_path / "out"), *options])
+    assert result.exception.code in ("option-series-with-bids", "option-watch-with-bids")
+    assert not (tmp_path / "out").exists()

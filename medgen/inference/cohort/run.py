@@ -110,12 +110,12 @@ def convert(
             scans, count = _found(model, source, output, options, rules)
         check_count(model, source, output, count)
         with Manifest(None if single else record, model_description(model)) as manifest:
+            if isinstance(source, Path) and not single and private is None and is_bids(source):
+                write_text(output / TABLE, derivatives_description(source, model.info.sha256[:12]))
+                write_text(output / ".bidsignore", IGNORED)
             cases = Cases(model, manifest, output, options, stage)
             jobs = cases.converted(scans) if cluster is None else converted_by(cluster, cases, scans)
             results = _collected(jobs, cases, failed, count, watch is not None, done)
-            if isinstance(source, Path) and watch is None and not single and private is None and is_bids(source):
-                write_text(output / TABLE, derivatives_description(source, model.info.sha256[:12]))
-                write_text(output / ".bidsignore", IGNORED)
             if private is not None and not single:
                 private.write_changes(output, manifest.cases.values())
             if single and private is None and all(result.error is None for result in results):
@@ -137,6 +137,12 @@ def _arriving(
         raise InputError(
             "option-watch-with-rules",
             "--watch converts every series that arrives and cannot apply --rules; omit one of the two",
+        )
+    if source.is_dir() and is_bids(source):
+        raise InputError(
+            "option-watch-with-bids",
+            f"{source} is a BIDS data set, and --watch converts every volume that arrives, whatever its contrast; omit "
+            "--watch, and run translate again when images were added",
         )
     return arrivals(source, output, model.settings.data.sources, watch, failed)
 

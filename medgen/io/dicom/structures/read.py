@@ -14,7 +14,7 @@ from medgen.io.dicom.structures.grid import ImageGrid, image_grid, joined
 from medgen.io.dicom.structures.rtstruct import roi_frames, roi_masks, roi_names
 from medgen.io.dicom.structures.segmentation import segment_masks, segment_names
 from medgen.io.label_headers import INTENT_LABEL
-from medgen.io.names import one_line
+from medgen.io.names import folded, one_line
 from medgen.io.volume import Volume
 
 KINDS = (RTStructureSetStorage, SegmentationStorage)
@@ -66,6 +66,10 @@ def _label_map(ds: Dataset, grid: ImageGrid, path: Path, names: Sequence[str] | 
     warnings = grid.check_object(ds, path, frames)
     if absent := [name for name in wanted if name not in found]:
         warnings.append(f"{path.name} has no {', '.join(absent)}; it has {one_line(', '.join(found))}")
+    if names is not None:
+        same = {folded(name): name for name in wanted}
+        alike = {name: same[folded(name)] for name in found if name not in wanted and folded(name) in same}
+        warnings += [f"{path.name} has {one_line(a)} beside {one_line(b)}; it is left out" for a, b in alike.items()]
     masks = (roi_masks if contours else segment_masks)(ds, grid, [n for n in wanted if n in found], path, warnings)
     labels = joined(masks, grid.geometry.shape, wanted, path, ordered=names is not None)
     values = {name: value for value, name in enumerate(wanted, 1)}

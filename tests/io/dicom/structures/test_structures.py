@@ -427,6 +427,13 @@ def test_segments_of_thicker_slices_are_refused(any_series, tmp_path, change):
         read_structures(path, any_series)
 
 
+def test_names_that_differ_in_case_only_are_told_apart(ct, tmp_path):
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"Lesion": [(1, SQUARE)], "lesion": [(3, SQUARE)]})
+    volume, _ = read_structures(path, ct, names=["Lesion"])
+    assert volume.warnings == ("rs.dcm has lesion beside Lesion; it is left out",)
+    assert not read_structures(path, ct)[0].warnings
+
+
 def test_a_backslash_in_a_name_is_part_of_it(ct, tmp_path):
     path = write_rtstruct(tmp_path / "rs.dcm", ct, {"PTV\\60Gy": [(1, SQUARE)], "liver": [(2, SQUARE)]})
     volume, table = read_structures(path, ct, names=["PTV\\60Gy"])
