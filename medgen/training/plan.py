@@ -30,6 +30,7 @@ from medgen.types import Case
 LOOKED_AT = 8  # cases whose voxels are read
 MEASURED = 4  # pairs whose alignment is measured
 VARIES = 0.1  # relative difference of spacings from which all scans are resampled to one
+MASKED_WEIGHT = 0.2  # of masked voxels of targets whose sources are not masked, as in mr_t2w_to_adc_regression
 MASKED = 0.2  # share of voxels of exactly 0, from which they are a masked background
 REMOVED_HU, REMOVED_ML = (150.0, 100.0), 5.0  # contrast medium: above the first in the source, below in the target
 FEW = 5  # cases below which one is held out for validation
@@ -195,6 +196,8 @@ def plan(facts: Facts, hours: float | None = None, *, folds: int | None = None, 
     if "keep_background" in values["method"]:
         both = all(facts.masked)
         choose("method", "keep_background", both, "masked images" if both else "not both sides are masked")
+    if values["method"]["name"] == "regression" and not any(facts.hu) and facts.masked == (False, True):
+        choose("method", "weight_background", MASKED_WEIGHT, "the mask of the targets leaves out tissue")
     if hours is not None:
         about = "the time given" if folds is None else f"the time given, for each of {folds} folds"
         minutes = max(0.1, round(60 * hours / (folds or 1), 1))

@@ -114,6 +114,16 @@ def test_mr_pairs(tmp_path, masked):
     assert "# pairs lie on one grid" in text and values["data"]["align"] == "refuse"
 
 
+def test_targets_that_are_masked_alone_count_less_where_they_are(tmp_path):
+    """ADC maps are 0 below a noise threshold, also in tissue."""
+    for i in range(2):
+        save(tmp_path / f"case{i}/t2w.nii.gz", brain(i, False))
+        save(tmp_path / f"case{i}/adc.nii.gz", brain(i))
+    values = yaml.safe_load(plan(look(tmp_path, ("t2w",), ("adc",))))
+    assert values["method"]["weight_background"] == 0.2 and not values["method"]["keep_background"]
+    assert values["intensity"]["target"]["background"] == 0 and "background" not in values["intensity"]["source"]
+
+
 def test_folds_are_written_and_share_the_time(tmp_path):
     for i in range(4):
         save(tmp_path / f"source/p{i}.nii.gz", brain(i))
