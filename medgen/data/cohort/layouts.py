@@ -60,12 +60,22 @@ class Contrasts:
         """Return a copy with channel numbers looked up by name in ``channels``, the dataset's channel names in order.
 
         Raises:
-            InputError: the number of a contrast is unknown, or the configured number contradicts its name.
+            InputError: the number of a contrast is unknown, two channels have its name, or the configured number
+                contradicts its name.
         """
         names = [name.lower() for name in channels]
         found = self
         for side, usual in (("source", (0,)), ("target", (1,) if self.sources else (0,))):
             requested, numbers = getattr(self, f"{side}s"), getattr(self, f"{side}_channels")
+            given = [names[n] if n < len(names) else "" for n in numbers]
+            if numbers != usual and given == [name.lower() for name in requested]:
+                continue
+            if twice := [name for name in requested if names.count(name.lower()) > 1]:
+                raise InputError(
+                    "config-channels-same-name",
+                    f"{table} has several channels named {twice[0]}, so the name does not tell which is meant; set "
+                    f"data.{side}_channels, or give each channel a name of its own there",
+                )
             if all(name.lower() in names for name in requested):
                 named = tuple(names.index(name.lower()) for name in requested)
                 if numbers not in (named, usual):

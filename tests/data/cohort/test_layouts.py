@@ -165,6 +165,16 @@ def test_folds_beside_dataset_json_are_used_for_the_file_and_for_its_folder(tmp_
         assert not any(case.part == "validation" for case in read_cohort(root, fold=None).cases)
 
 
+def test_a_name_of_two_channels_does_not_choose_one(tmp_path):
+    put(tmp_path, *(f"imagesTr/c{i}{end}.nii" for i in range(2) for end in ("_0000", "_0001", "_0002")))
+    names = {"channel_names": {"0": "MRI", "1": "mri", "2": "CT"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(names))
+    with refused("config-channels-same-name", names="MRI"):
+        read_cohort(tmp_path, sources=("MRI",), targets=("CT",))
+    (case, _) = read_cohort(tmp_path, sources=("MRI",), targets=("CT",), source_channels=(1,)).cases
+    assert [path.name for path in (*case.source, *case.target)] == ["c0_0001.nii", "c0_0002.nii"]
+
+
 def test_augmentation_uses_the_folds_beside_case_folders(tmp_path):
     write_folders(tmp_path)
     folds = [{"train": ["case0", "case1"], "val": ["case2"]}]
