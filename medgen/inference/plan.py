@@ -53,6 +53,11 @@ def check_run(model: Model, output: Path, options: Options) -> None:
             "option-verdict-without-checks",
             "--qa-report-sr writes the verdict, which --qa-limits none turns off; omit one of the two",
         )
+    if options.samples is not None and options.private is not None:
+        raise InputError(
+            "option-samples-deidentified",
+            "--deidentify writes DICOM and --samples volume files, so they cannot be combined; omit one of the two",
+        )
     if options.samples is not None:
         source_of_samples(model, options.samples)
         if has_ending(output, ENDINGS) or format == "dicom":

@@ -60,8 +60,8 @@ class Contrasts:
         """Return a copy with channel numbers looked up by name in ``channels``, the dataset's channel names in order.
 
         Raises:
-            InputError: the number of a contrast is unknown, two channels have its name, or the configured number
-                contradicts its name.
+            InputError: the number of a contrast is unknown, no channel or two channels have its name, or the configured
+                number contradicts its name.
         """
         names = [name.lower() for name in channels]
         found = self
@@ -90,6 +90,13 @@ class Contrasts:
                     "config-channel-numbers-needed",
                     f"{table} numbers its channels, so each of data.{side}s = {list(requested)} needs a number; "
                     f"set data.{side}_channels",
+                )
+            elif len(names) > 1 and numbers == usual and requested != (side,):
+                unknown = next(name for name in requested if name.lower() not in names)
+                raise InputError(
+                    "config-channel-unknown",
+                    f"{table} has no channel named {unknown}; it has {', '.join(channels)}. Give data.{side}s a name "
+                    f"of these, or data.{side}_channels its number",
                 )
         return found
 

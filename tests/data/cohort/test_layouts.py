@@ -165,6 +165,21 @@ def test_folds_beside_dataset_json_are_used_for_the_file_and_for_its_folder(tmp_
         assert not any(case.part == "validation" for case in read_cohort(root, fold=None).cases)
 
 
+@pytest.mark.parametrize("layout", ["nnunet", "decathlon"])
+def test_a_name_that_no_channel_has_does_not_choose_one(tmp_path, layout):
+    """T1 is no T1w of a data set that also has other channels, and must not become its first one."""
+    if layout == "nnunet":
+        put(tmp_path, *(f"imagesTr/c{i}_000{k}.nii" for i in range(2) for k in range(4)))
+        table = {"channel_names": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}}
+    else:
+        put(tmp_path, *(f"imagesTr/c{i}.nii" for i in range(2)))
+        table = {"modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}}
+        table |= {"training": [{"image": f"imagesTr/c{i}.nii", "label": f"labelsTr/c{i}.nii"} for i in range(2)]}
+    (tmp_path / "dataset.json").write_text(json.dumps(table))
+    with refused("config-channel-unknown", names=("T1", "FLAIR, T1w, t1gd, T2w", "data.source_channels")):
+        read_cohort(tmp_path, sources=("T1",), targets=("T2w",))
+
+
 def test_a_name_of_two_channels_does_not_choose_one(tmp_path):
     put(tmp_path, *(f"imagesTr/c{i}{end}.nii" for i in range(2) for end in ("_0000", "_0001", "_0002")))
     names = {"channel_names": {"0": "MRI", "1": "mri", "2": "CT"}}

@@ -81,6 +81,16 @@ class ImageGrid:
             )
 
 
+def skipped(slices: Iterable[int]) -> int:
+    """The distance of the slices of a structure if it was drawn on thicker ones: 2, every second slice; 0 if not.
+
+    Then all distances are multiples of it and most are equal to it. Separate nodules in one slice each are not.
+    """
+    distances = np.diff(sorted(set(slices)))
+    common = int(np.gcd.reduce(distances)) if len(distances) > 1 else 1
+    return common if common > 1 and np.mean(distances == common) >= 0.5 else 0
+
+
 def text_of(item: Any, keyword: str) -> str:
     """Text of an element; a backslash, which separates values, is part of it: PTV\\60Gy."""
     value = item.get(keyword) or ""

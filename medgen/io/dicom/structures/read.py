@@ -73,6 +73,13 @@ def _label_map(ds: Dataset, grid: ImageGrid, path: Path, names: Sequence[str] | 
     masks = (roi_masks if contours else segment_masks)(ds, grid, [n for n in wanted if n in found], path, warnings)
     labels = joined(masks, grid.geometry.shape, wanted, path, ordered=names is not None)
     values = {name: value for value, name in enumerate(wanted, 1)}
+    seen = set(np.unique(labels))
+    told = " ".join(warnings)
+    warnings += [
+        f"{one_line(name)} has no voxel left: later structures lie on top of it"
+        for name, value in values.items()
+        if name in found and value not in seen and one_line(name) not in told
+    ]
     header = nib.Nifti1Header() if max(labels.shape) <= 32767 else nib.Nifti2Header()
     header.set_xyzt_units("mm")
     header.set_intent(INTENT_LABEL)

@@ -9,7 +9,7 @@ import numpy as np
 from pydicom import Dataset
 
 from medgen.errors import InputError
-from medgen.io.dicom.structures.grid import ImageGrid, Structure, check_numbers, text_of
+from medgen.io.dicom.structures.grid import ImageGrid, Structure, check_numbers, skipped, text_of
 from medgen.io.names import one_line
 
 OFF_PLANE = 0.1  # largest distance of a contour from the plane of a slice, as a fraction of the distance of slices
@@ -103,14 +103,13 @@ def _mask(contours: Sequence[Any], grid: ImageGrid, name: str, path: Path, warni
         )
     if holes:
         warnings.append(f"{one_line(name)}: {holes} contours lie inside others and are taken as holes")
-    steps = np.diff(sorted(by_slice))
-    if len(steps) and np.mean(steps > 1) > 0.5:
+    if every := skipped(by_slice):
         raise InputError(
             "structures-slices-skipped",
-            f"{path}: {one_line(name)} is drawn in every {int(np.median(steps))}. slice only, so most slices would "
-            "lack it; interpolate the contours in the program that drew them",
+            f"{path}: {one_line(name)} is drawn in every {every}. slice only, so most slices would lack it; "
+            "interpolate the contours in the program that drew them",
         )
-    if gaps := int(np.sum(steps > 1)):
+    if gaps := int(np.sum(np.diff(sorted(by_slice)) > 1)):
         warnings.append(f"{one_line(name)}: {gaps} gaps between the slices in which it is drawn stay empty")
     return mask
 
@@ -119,7 +118,10 @@ def _in_slice(contour: Any, grid: ImageGrid, path: Path, what: str) -> tuple[int
     """Slice of a contour, and its points (N, 2) in voxels along the first two axes. Raises InputError."""
     values = np.array([float(v) for v in contour.get("ContourData") or ()])
     if values.size < 9 or values.size % 3 or not np.isfinite(values).all():
-        raise InputError("structures-contour-damaged", f"{path}: {what} has no three points in 3D; draw it again")
+        raise InputError(
+            "structures-contour-damaged",
+            f"{path}: {what} has no three points in 3D; draw it again, or choose the other structures with --names",
+        )
     # Points on voxel centres, as from masks, must not fall on either side of them by rounding.
     indices = np.round(grid.indices(values.reshape(-1, 3)), 2)
     depth = indices[:, 2]

@@ -8,7 +8,7 @@ import numpy as np
 from pydicom import Dataset
 
 from medgen.errors import InputError
-from medgen.io.dicom.structures.grid import ImageGrid, Structure, check_numbers, text_of
+from medgen.io.dicom.structures.grid import ImageGrid, Structure, check_numbers, skipped, text_of
 from medgen.io.names import one_line
 
 OFF_GRID = 0.05  # largest distance of a pixel from a voxel centre of the image, as a fraction of a voxel
@@ -71,9 +71,8 @@ def segment_masks(
 def _check_slice_distance(groups: Sequence[Any], shared: Any, grid: ImageGrid, path: Path) -> None:
     """Refuse frames that were drawn on thicker slices: every other slice of the image would stay empty.
 
-    Empty frames may be left out of the object, so single gaps say nothing. What tells is that all distances are
-    multiples of two or more slices and most are the same, or, without frames in neighbouring slices, the distance that
-    the object states.
+    Empty frames may be left out of the object, so single gaps say nothing. `skipped` tells, or, without frames in
+    neighbouring slices, the distance that the object states.
     """
     places: list[int] = []
     stated = 0.0
@@ -91,14 +90,12 @@ def _check_slice_distance(groups: Sequence[Any], shared: Any, grid: ImageGrid, p
         steps = np.abs(np.diff(grid.indices(np.array([0 * normal, normal])), axis=0)[0] * grid.geometry.spacing)
         axis = int(np.argmax(steps))
         places.append(round(float(grid.indices(start)[0, axis])))
-    distances = np.diff(sorted(set(places)))
-    common = int(np.gcd.reduce(distances)) if len(distances) else 0
     ratio = stated / grid.geometry.spacing[axis] if places else 0.0
-    skips = len(distances) > 1 and common > 1 and np.mean(distances == common) >= 0.5
-    if skips or (common != 1 and ratio > 1.5):
+    skips, neighbours = skipped(places), (np.diff(sorted(set(places))) == 1).any()
+    if skips or (ratio > 1.5 and not neighbours):
         raise InputError(
             "structures-slices-skipped",
-            f"{path}: its frames lie in every {common if skips else round(ratio)}. slice of {grid.folder} only, so the "
+            f"{path}: its frames lie in every {skips or round(ratio)}. slice of {grid.folder} only, so the "
             "slices between them would stay empty; give the series on which it was drawn",
         )
 

@@ -434,6 +434,22 @@ def test_names_that_differ_in_case_only_are_told_apart(ct, tmp_path):
     assert not read_structures(path, ct)[0].warnings
 
 
+@pytest.mark.parametrize(("slices", "given"), [((0, 3, 4), True), ((0, 4), True), ((0, 2, 4), False), ((1, 2), True)])
+def test_nodules_in_one_slice_each_are_not_a_structure_of_thicker_slices(ct, tmp_path, slices, given):
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"nodules": [(k, SQUARE) for k in slices]})
+    if given:
+        assert set(np.nonzero(read_structures(path, ct)[0].data)[2]) == set(slices)
+    else:
+        with refused("structures-slices-skipped", names="every 2. slice"):
+            read_structures(path, ct)
+
+
+def test_a_structure_that_others_cover_is_told(ct, tmp_path):
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"tumour": [(1, INNER)], "liver": [(1, SQUARE)]})
+    volume, _ = read_structures(path, ct, names=["tumour", "liver"])
+    assert volume.warnings == ("tumour has no voxel left: later structures lie on top of it",)
+
+
 def test_a_backslash_in_a_name_is_part_of_it(ct, tmp_path):
     path = write_rtstruct(tmp_path / "rs.dcm", ct, {"PTV\\60Gy": [(1, SQUARE)], "liver": [(2, SQUARE)]})
     volume, table = read_structures(path, ct, names=["PTV\\60Gy"])
