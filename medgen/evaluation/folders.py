@@ -14,6 +14,7 @@ from medgen.errors import InputError
 from medgen.io.grids import on_whole_grid
 from medgen.io.paths import case_name
 from medgen.io.read import find_volumes, read_volume
+from medgen.io.unread import warn_of_unread
 from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry, to_canonical
 
 CHANNEL, SECOND = "_0000", "_0001"  # nnU-Net's endings of the names of a case's channels
@@ -137,6 +138,7 @@ def _files(path: Path, cases: Mapping[str, Path], role: str) -> dict[str, Path]:
         raise InputError("file-missing", f"--{role.replace('_', '-')} {path} does not exist; check the path")
     if path.is_file():
         return {next(iter(cases)) if len(cases) == 1 else case_name(path): path}
+    warn_of_unread(path, below=False)
     found: dict[str, Path] = {}
     composed = {normalize("NFC", case): case for case in cases}
     volumes = find_volumes(path)

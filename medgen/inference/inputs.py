@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 from medgen.errors import InputError
@@ -20,19 +19,19 @@ from medgen.io.dicom.series import Series
 from medgen.io.dicom.stack import stack
 from medgen.io.hashes import _files, sha256, sha256_of
 from medgen.io.label_headers import is_label_map
-from medgen.io.mixed import SHOWN, ambiguous_input_message, is_dicom, scan_below, shortened_names
+from medgen.io.mixed import ambiguous_input_message, scan_below, shortened_names
 from medgen.io.names import one_line
 from medgen.io.paths import (
     ENDINGS,
     SIDECAR_ENDINGS,
     SIDECARS,
-    UNREAD_ENDINGS,
     case_name,
     has_ending,
     require_path,
     walk,
 )
 from medgen.io.read import find_volumes, read_geometry, read_volume
+from medgen.io.unread import warn_of_unread
 from medgen.io.volume import Geometry, Volume
 
 log = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ def find_scans(
     """
     source = Path(source)
     check_choice(series, rules)
-    _warn_of_unread(source)
+    warn_of_unread(source, below=True)
     if rules is not None and len(contrasts) > 1:
         raise InputError(
             "option-rules-several-contrasts",
@@ -125,28 +124,6 @@ def _of_bids(image: BidsImage) -> Scan:
     if image.twice:
         fault = f"{' and '.join(map(str, image.twice))} have one name, and only one can be meant; remove the other"
     return Scan(image.name, tuple(Path(os.path.realpath(path)) for path in image.files), fault, place=image.place)
-
-
-def _warn_of_unread(source: Path) -> None:
-    """Log a warning that names the archives and other images below a folder, which are not read."""
-    unread = []
-    for folder, _, names in walk(source, lambda _: None) if source.is_dir() else ():
-        if not any(part.startswith(".") for part in folder.relative_to(source).parts):
-            paths = [folder / name for name in sorted(names) if not name.startswith(".")]
-            unread += [path for path in paths if has_ending(path, UNREAD_ENDINGS) and not has_ending(path, ENDINGS)]
-    unread = [path for path in unread if not is_dicom(path)]  # some programs name DICOM files .img or .ima
-    if unread:
-        shown = ", ".join(str(path.relative_to(source)) for path in unread[:SHOWN])
-        more = f" and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""
-        _warn_once(
-            f"warning: {source}: archives and formats that are not read are left out: {shown}{more}; unpack them, or "
-            "convert them to .nii.gz, if they are scans"
-        )
-
-
-@cache
-def _warn_once(text: str) -> None:
-    log.warning("%s", one_line(text))
 
 
 def _ignored_note(ignored: Sequence[str]) -> tuple[str, ...]:
