@@ -12,6 +12,7 @@ from medgen.io.paths import ENDINGS, SIDECAR_ENDINGS, UNREAD_ENDINGS, has_ending
 
 log = logging.getLogger(__name__)
 UNFINISHED = re.compile(r"\.(part|partial|filepart|crdownload|download|opdownload)$", re.IGNORECASE)
+PACKED = re.compile(r"\.(dcm|ima|nii|mha|mhd|nrrd|nhdr)[._~-]", re.IGNORECASE)  # an ending that is not the last one
 CHECKSUMS = (".md5", ".sha1", ".sha256", ".sha512", ".sig", ".asc")
 GZIP = b"\x1f\x8b"
 HEADERS = (b"NRRD", b"ObjectType", b"NDims")  # of NRRD and MetaImage
@@ -48,9 +49,9 @@ def _may_be_scan(path: Path) -> bool:
     DICOM without a known ending is read; if hidden, it is an unfinished transfer (rsync, Syncthing, NFS).
     """
     hidden = path.name.startswith((".", "~syncthing~"))
-    named = has_ending(path, UNREAD_ENDINGS) or UNFINISHED.search(path.name) is not None
-    known = has_ending(path, (*ENDINGS, *SIDECAR_ENDINGS, *CHECKSUMS, ".dcm"))
-    if known and not hidden and not (named and not has_ending(path, ENDINGS)):
+    named = has_ending(path, UNREAD_ENDINGS) or any(rule.search(path.name) for rule in (UNFINISHED, PACKED))
+    beside = has_ending(path, (*ENDINGS, *SIDECAR_ENDINGS, *CHECKSUMS, ".dcm"))
+    if beside and not hidden and not has_ending(path, UNREAD_ENDINGS):
         return False
     try:
         with path.open("rb") as file:
@@ -60,7 +61,7 @@ def _may_be_scan(path: Path) -> bool:
     if first[128:] == b"DICM":
         return hidden
     volume = first.startswith(HEADERS) or first[:4] in NIFTI_SIZES or (first[:2] == GZIP and _packs_scan(path))
-    return volume or (named and not hidden)
+    return volume or (not hidden and (named or not first))  # an empty file may be one that is still copied
 
 
 def _packs_scan(path: Path) -> bool:

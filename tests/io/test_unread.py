@@ -47,7 +47,9 @@ def test_a_volume_of_another_name_is_told(tmp_path, caplog, name, cut):
     assert [name in text for text in told(caplog)] == [True]
 
 
-@pytest.mark.parametrize("name", ["b.nii.gz.filepart", "b.nii.gz.crdownload", "b.zip", "b.mgz", "b.mat"])
+@pytest.mark.parametrize(
+    "name", ["b.nii.gz.filepart", "b.nii.gz.crdownload", "b.zip", "b.mgz", "b.mat", "b.dcm.lz4", "b.DCM_old", "IM4"]
+)
 def test_an_empty_file_is_told_by_its_name(tmp_path, caplog, name):
     volume(tmp_path / "a.nii.gz")
     (tmp_path / name).write_bytes(b"")

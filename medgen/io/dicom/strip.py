@@ -22,8 +22,8 @@ PIXELS = set(  # describe the stored values of the source; removed from the imag
 # nested references to other images have series elements of their own, and validators require the IrradiationEventUID
 # that is nested in its functional group.
 INSTANCE = set(
-    "IrradiationEventUID InstanceCreationDate InstanceCreationTime InstanceCreatorUID SeriesDate SeriesTime "
-    "SeriesDescriptionCodeSequence "
+    "LengthToEnd IrradiationEventUID InstanceCreationDate InstanceCreationTime InstanceCreatorUID SeriesDate "
+    "SeriesTime SeriesDescriptionCodeSequence "
     "DigitalSignaturesSequence MACParametersSequence ConcatenationUID SOPInstanceUIDOfConcatenationSource "
     "InConcatenationNumber ConcatenationFrameOffsetNumber InConcatenationTotalNumber DataSetTrailingPadding "
     "DerivationImageSequence DerivationCodeSequence SourceImageSequence ReferencedSeriesSequence "
