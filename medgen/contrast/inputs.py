@@ -150,7 +150,7 @@ def _contrast(hu: np.ndarray, values: np.ndarray, names: Mapping[int, str], reve
             f"the scan seems to have contrast medium already ({name}: {bright[name]:.0f} HU), but the target should "
             "have none; remove it from IMAGES, or use --reverse"
         )
-    if reverse and blood and not any(medians[name][0] > medians[name][1] + ENHANCED / 2 for name in blood):
+    if reverse and blood and not any(median > plain + ENHANCED / 2 for median, plain in medians.values()):
         return "the scan seems to have no contrast medium: no labelled structure is bright, so source and target agree"
     return ""
 

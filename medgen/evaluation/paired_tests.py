@@ -20,6 +20,7 @@ from medgen.evaluation.statistics import (
     holm,
     known_pairs,
     mean_difference,
+    settled,
     wilcoxon,
 )
 
@@ -119,6 +120,7 @@ def _compare(
     # Average the differences instead of subtracting two means, so that equal cases give exactly 0.
     case_differences = differences(x, y)
     patient_differences = np.array([mean_difference(group) for group in by_patient(case_differences, patient_ids)])
+    patient_differences = settled(patient_differences, x, y)
     zeros = np.zeros_like(patient_differences)
     test = wilcoxon(patient_differences, zeros)
     better = (x > y) if higher_is_better else (x < y)
@@ -166,7 +168,7 @@ def rank_biserial(a: ArrayLike, b: ArrayLike) -> float:
     pair differs. An infinite difference has the largest rank.
     """
     x, y, *_ = known_pairs(a, b)
-    difference = differences(x, y)
+    difference = settled(differences(x, y), x, y)
     difference = difference[difference != 0]
     if not len(difference):
         return 0.0

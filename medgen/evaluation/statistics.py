@@ -18,6 +18,7 @@ from scipy import stats
 from medgen.errors import InputError
 
 RESAMPLES = 9999
+SAME = 1e-10  # share of the largest value below which a difference is a rounding error
 EXACT_PAIRS = 50
 BATCH = 1_000_000  # values held in memory by one batch of resamples
 
@@ -117,7 +118,7 @@ def wilcoxon(a: ArrayLike, b: ArrayLike) -> SignedRank:
     are 0, or there are none, p = 1. The lowest p of n differences is 2^(1 - n): five pairs or fewer cannot reach 0.05.
     """
     x, y, _, dropped = known_pairs(a, b)
-    difference = differences(x, y)
+    difference = settled(differences(x, y), x, y)
     nonzero = difference[difference != 0]
     zeros = len(difference) - len(nonzero)
     if not len(nonzero):
@@ -198,6 +199,15 @@ def known_pairs(
 def differences(x: Array, y: Array) -> Array:
     """Return x - y, and 0 where both are the same infinity."""
     return np.subtract(x, y, out=np.zeros_like(x), where=x != y)
+
+
+def settled(difference: Array, *values: Array) -> Array:
+    """Return differences without the rounding errors of subtraction and mean, which would decide ties and zeros.
+
+    They are rounded to `SAME` times the largest of the ``values`` from which they were computed.
+    """
+    largest = max((float(np.abs(v[np.isfinite(v)]).max(initial=0)) for v in values), default=0.0)
+    return np.round(difference / (SAME * largest)) * (SAME * largest) if largest else difference
 
 
 def mean_difference(values: Array) -> float:

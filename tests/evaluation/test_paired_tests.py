@@ -98,3 +98,24 @@ def test_a_patient_with_many_cases_is_one_pair():
     with refused("evaluation-patient-missing", names="case3"):
         del patients["case3"]
         compare_systems({"a": a, "b": a}, higher_is_better=True, patients=patients)
+
+
+def test_rounding_errors_decide_no_tie_and_no_zero():
+    """Differences of 0.7 mm are one difference, and a mean of +0.1 and -0.1 is 0, whatever float64 makes of them."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        whole = rng.integers(0, 9, (2, 10))
+        exact, rounded = (
+            compare_systems(
+                {name: {str(n): value for n, value in enumerate(row)} for name, row in zip("ab", table, strict=True)},
+                higher_is_better=False,
+            )[0]
+            for table in (whole.astype(float), whole * 0.7)
+        )
+        assert (exact.p, exact.rank_biserial) == (rounded.p, rounded.rank_biserial)
+    cases = [f"{patient}{scan}" for patient in range(6) for scan in "xy"]
+    moved = {case: 30.7 + (0.1 if case.endswith("x") else -0.1) for case in cases}
+    (row,) = compare_systems(
+        {"a": moved, "b": dict.fromkeys(cases, 30.7)}, higher_is_better=True, patients={c: c[0] for c in cases}
+    )
+    assert row.p == 1 and row.rank_biserial == 0
