@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from medgen.checkpoint import Model
+from medgen.data.body_mask import looks_like_hu
 from medgen.data.intensity import Code, Range, fit_range
 from medgen.data.slabs import fold
 from medgen.errors import InputError
 from medgen.inference.model_grid import on_model_grid
+from medgen.inference.output import AIR_HU
 from medgen.inference.predict import translate_channels
 from medgen.io.label_headers import is_label_map
 from medgen.io.read import read_volume
@@ -88,6 +90,12 @@ def reference_style(model: Model, path: Path) -> ReferenceStyle:
         raise InputError(
             "style-label-map", f"{path} is a label map; --style needs an image whose look the result should have"
         )
+    if model.settings.intensity.target.kind == "window":
+        if model.target_ranges[0].typical.low <= AIR_HU and not looks_like_hu(image.data):
+            raise InputError(
+                "style-not-hu",
+                f"{path} is not in HU (no value at or below -200), but the model makes CT in HU; give a CT in HU",
+            )
     volume = on_model_grid(to_canonical(image), model)
     try:
         code = fit_range(volume.data, **model.settings.intensity.target.model_dump(exclude={"follow"}))

@@ -13,7 +13,7 @@ from medgen.checkpoint import load_model
 from medgen.config import parse_settings
 from medgen.data.labels.codec import LabelTable
 from medgen.inference.cohort.run import convert
-from medgen.inference.style import Grain, make_images
+from medgen.inference.style import Grain, make_images, reference_style
 from medgen.inference.synthesize import synthesize
 from medgen.training.loop import train
 
@@ -264,6 +264,22 @@ def test_unsuitable_models_and_folders_are_refused(model, cohort, tmp_path):
         synthesize(model, cohort / "labels", tmp_path / "out", style=flat)
     with refused("style-label-map", names="case0.nii.gz"):
         synthesize(model, cohort / "labels", tmp_path / "out", style=cohort / "labels/case0.nii.gz")
+
+
+@pytest.mark.parametrize("moved", [0, 1024])
+def test_a_style_that_is_not_in_hu_is_refused_by_a_model_of_hu(tmp_path, moved):
+    model = make_model(small_settings(
+        method=METHOD, data={"sources": ["labels"], "classes": 2},
+        intensity={"source": {"kind": "labels"}, "target": {"kind": "window", "low": -1000, "high": 1000}},
+    ))  # fmt: skip
+    data = np.random.default_rng(0).normal(40, 30, (16, 16, 16)).astype(np.float32)
+    data[:4] = -1000
+    nib.save(nib.Nifti1Image(data + moved, np.diag([2.0, 2.0, 2.0, 1])), tmp_path / "ct.nii.gz")
+    if moved:
+        with refused("style-not-hu", names="ct.nii.gz"):
+            reference_style(model, tmp_path / "ct.nii.gz")
+    else:
+        reference_style(model, tmp_path / "ct.nii.gz")
 
 
 def test_grain_is_the_volumes_not_the_windows():

@@ -54,8 +54,6 @@ CODES: dict[str, Callable[[str], bool]] = {
 }
 PIXELS = 0x7FE00010
 BIRTH = {"PatientBirthDate", "PatientBirthTime"}
-# UIDs that do not identify instances: object classes, encodings, coding schemes.
-COMMON_UIDS = re.compile(r"SOPClass|TransferSyntax|CodingScheme|Context|MappingResource|CreatorUID|ImplementationClass")
 DUMMIES: dict[str, Any] = {"DA": "19000101", "TM": "000000", "DT": "19000101000000", "AS": "000Y", "UR": "urn:none"}
 DUMMIES |= dict.fromkeys(("IS", "DS"), "0") | dict.fromkeys(("AE", "CS", "LO", "SH", "LT", "ST", "UT", "UC"), "REMOVED")
 DUMMIES |= dict.fromkeys(("FL", "FD", "SL", "SS", "SV", "UL", "US", "UV", "AT"), 0)
@@ -224,11 +222,12 @@ def _keep_safe(holder: Dataset, element: DataElement) -> str:
 def _default_action(keyword: str, kind: str) -> str:
     """Return the action for an element that is not in the table.
 
-    UIDs of instances are replaced and long text is removed. Short text, names and times are emptied, which is valid for
-    both required (type 2) and optional (type 3) attributes.
+    UIDs are replaced, except those of DICOM's own table (object types, encodings, coding schemes), and long text is
+    removed. Short text, names and times are emptied, which is valid for both required (type 2) and optional (type 3)
+    attributes.
     """
     if kind == "UI":
-        return "" if COMMON_UIDS.search(keyword) else "U"
+        return "U"
     if keyword in TECHNICAL:
         return ""
     if keyword.endswith("PrivateCreator"):  # belongs to a pointer to a private element and must not be empty

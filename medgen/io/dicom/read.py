@@ -1,7 +1,7 @@
 """Read a DICOM series as a Volume, or only its geometry."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from medgen.io.dicom.header import Slice, read_header, slices_of
 from medgen.io.dicom.parts import differing, numbered_apart
 from medgen.io.dicom.series import _chosen
 from medgen.io.dicom.stack import name, remarks, stack
+from medgen.io.dicom.units import HU
 from medgen.io.dicom.voxels import values_of
 from medgen.io.volume import Geometry, Volume, checked_finite
 
+LARGEST_HU = 2**15
 SAME_RATIO = 0.05  # tolerance of distances that headers state
 
 
@@ -68,7 +70,7 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
         path=folder,
         frames=tuple((s.file, s.frame) for s in slices),
         headers_sha256=_header_hash(slices),
-        warnings=(*_mixed(slices), *unit_warnings),
+        warnings=(*_mixed(slices), *unit_warnings, *_beyond_ct(data, paddings, units)),
         notes=tuple(remarks(slices)),
         unit=_one_unit(units),
         padding=None if np.isnan(paddings).all() else (paddings[0], paddings[1]),
@@ -92,6 +94,21 @@ def _mixed(slices: Sequence[Slice]) -> list[str]:
         for keyword in differing(slices)
     ]
     return [*remarks, *filter(None, [numbered_apart(slices), _sparse(slices)])]
+
+
+def _beyond_ct(data: np.ndarray, paddings: np.ndarray, units: Iterable[str]) -> list[str]:
+    """A warning about HU that no scanner stores, padding apart: of a slice with a wrong PixelRepresentation."""
+    if HU not in units or not data.size or (data.max() < LARGEST_HU and data.min() >= -LARGEST_HU - 1024):
+        return []
+    padded = (data >= paddings[0]) & (data <= paddings[1])
+    odd = ((data >= LARGEST_HU) | (data < -LARGEST_HU - 1024)) & ~padded
+    if not odd.any():
+        return []
+    k = int(np.argmax(odd.sum((0, 1))))
+    return [
+        f"slice {k + 1} has values as {float(data[:, :, k][odd[:, :, k]][0]):.6g} HU, which no scanner stores; its "
+        "PixelRepresentation may be wrong"
+    ]
 
 
 def _sparse(slices: Sequence[Slice]) -> str:

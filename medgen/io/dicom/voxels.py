@@ -59,7 +59,7 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
                 if found and (like := known.get((found.key, found.size))):
                     # All else depends on elements that are the same, byte for byte, in a slice that was checked.
                     values = _rescaled(like.stored(content, found), *like.rescale)
-                    yield members[0], values, like.unit, like.warning, like.padding
+                    yield members[0], values, like.unit, like.warning or like.stray(content, found), like.padding
                     continue
                 stream.seek(0)
                 dataset = dcmread(stream, force=True)
@@ -85,6 +85,7 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
                 warning = unit_warning(dataset, frame) or _excess_warning(dataset) or mistaken
                 if found and (new := _like(dataset, pixels, content, found, file, (unit, warning, padding))):
                     known[found.key, found.size] = new
+                    warning = warning or new.stray(content, found)
                 yield k, values, unit, warning, padding
         except InputError:
             raise
@@ -99,6 +100,12 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
             ) from error
 
 
+STRAY = (
+    "bits above BitsStored are set: values that need more bits, such as those of metal, are cut off by the header's "
+    "BitsStored; check the brightest voxels"
+)
+
+
 @dataclass(frozen=True)
 class _Like:
     """What files with the same elements ``quick.USED`` share, so that their pixels can be read directly."""
@@ -110,6 +117,16 @@ class _Like:
     unit: str
     warning: str
     padding: Padding
+    overlaid: bool  # an overlay lies in the unused bits
+
+    def stray(self, content: bytes, at: Pixels) -> str:
+        """A warning if the bits above BitsStored hold part of the values: neither 0, nor the sign, nor an overlay."""
+        if not self.unused or self.overlaid:
+            return ""
+        high = np.frombuffer(content, "<u2", at.size // 2, at.start) >> (16 - self.unused)
+        full = 2**self.unused - 1
+        stray = (high != 0) & (high != full) if self.dtype == "<i2" else high != 0
+        return STRAY if stray.any() else ""
 
     def stored(self, content: bytes, at: Pixels) -> np.ndarray:
         """Stored values (rows, columns) of a file."""
@@ -140,7 +157,8 @@ def _like(
     if pixels.ndim != 2 or pixels.nbytes != at.size:
         return None
     signed, unused = "<i2" if dataset.PixelRepresentation else "<u2", 16 - dataset.BitsStored
-    like = _Like(pixels.shape, signed, unused, rescale_of(dataset, 0, file), *described)
+    overlaid = any(tag.group & 0xFF00 == 0x6000 for tag in dataset.keys())
+    like = _Like(pixels.shape, signed, unused, rescale_of(dataset, 0, file), *described, overlaid)
     return like if np.array_equal(like.stored(content, at), pixels) else None
 
 
