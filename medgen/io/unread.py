@@ -51,7 +51,7 @@ def _may_be_scan(path: Path) -> bool:
     hidden = path.name.startswith((".", "~syncthing~"))
     named = has_ending(path, UNREAD_ENDINGS) or any(rule.search(path.name) for rule in (UNFINISHED, PACKED))
     beside = has_ending(path, (*ENDINGS, *SIDECAR_ENDINGS, *CHECKSUMS, ".dcm"))
-    if beside and not hidden and not has_ending(path, UNREAD_ENDINGS):
+    if (beside and not hidden and not has_ending(path, UNREAD_ENDINGS)) or not path.is_file():  # a pipe would block
         return False
     try:
         with path.open("rb") as file:

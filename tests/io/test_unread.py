@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import os
 
 import nibabel as nib
 import numpy as np
@@ -78,6 +79,14 @@ def test_other_files_are_not_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         find_scans(tmp_path, ["source"], series="1")
         find_scans(tmp_path / "in", ["source"])
+    assert told(caplog) == []
+
+
+def test_a_pipe_is_not_opened(tmp_path, caplog):
+    volume(tmp_path / "a.nii.gz")
+    os.mkfifo(tmp_path / "pipe")
+    with caplog.at_level(logging.WARNING):
+        assert len(find_scans(tmp_path, ["source"])) == 1
     assert told(caplog) == []
 
 

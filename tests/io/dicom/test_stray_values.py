@@ -1,4 +1,4 @@
-"""Stored values that contradict their header are told."""
+"""Reading a series warns about stored values that contradict the header."""
 
 import numpy as np
 import pydicom
