@@ -11,7 +11,7 @@ import numpy as np
 
 from medgen.data.cache import Channels, on_threads
 from medgen.data.case_reader import CaseReader, Side, reference_image
-from medgen.data.cohort.modality import mask_warnings, modality_warnings
+from medgen.data.cohort.modality import label_map_warnings, mask_warnings, modality_warnings
 from medgen.data.cohort.read import Cohort, check_pairs
 from medgen.data.cohort.read_split import Content, read_split
 from medgen.data.intensity import Range, typical_range
@@ -55,7 +55,8 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
     patches = _patch_data(train, domains, cohort, reader)
     validation = _validation_data(train, held_out, domains, patches.targets, cohort, reader)
     training_data = _training_data(train, held_out, cohort, settings, content)
-    return Prepared(patches, validation, _model_data(patches, table, training_data, settings))
+    test_images = {image: case.name for case in split["test"] for image in content[case.name]}
+    return Prepared(patches, validation, _model_data(patches, table, training_data, settings), test_images)
 
 
 def _with_median_spacing(settings: Settings, train: list[Case]) -> Settings:
@@ -104,8 +105,9 @@ def _patch_data(train: list[Case], domains: dict[str, int], cohort: Cohort, read
     siblings = _siblings(train, settings)
     sources = _channels([c for c in train if c.source], "source", reader)
     targets = _channels([c for c in train if c.target], "target", reader)
-    for text in (*modality_warnings(settings, sources, targets), *mask_warnings(settings, sources, targets)):
-        reader.say(f"warning: {text}")
+    for warnings in (label_map_warnings, modality_warnings, mask_warnings):
+        for text in warnings(settings, sources, targets):
+            reader.say(f"warning: {text}")
     return PatchData(sources, targets, labels, centres, domains, siblings)
 
 

@@ -80,8 +80,9 @@ class ModelData:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cohort that is ready for training."""
+    """A cohort that is ready for training. ``test_images``: content hash → case, of the test cases of the split."""
 
     patches: PatchData
     validation: ValidationData
     model: ModelData
+    test_images: dict[str, str]

@@ -96,7 +96,7 @@ def _train_in_claimed_folder(
         prepared = prepare(settings, out, resume=True, say=say)
     if settings.train.start_from is not None:
         earlier = checkpoint.read_info(last)[0].training_data if resume else None
-        record_ancestors(prepared.model.training_data, settings.train.start_from, earlier, say)
+        record_ancestors(prepared.model.training_data, prepared.test_images, settings.train.start_from, earlier, say)
     run = Run(settings, fabric)
     if resume:
         preflight.check_data(prepared.model, last)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from medgen.checkpoint import read_info, regular
+from medgen.data.cohort.layouts import shortened_list
 from medgen.errors import InputError
 from medgen.model_info import TableInfo
 from medgen.models import model_folder
@@ -75,14 +76,19 @@ def start_from(
 
 
 def record_ancestors(
-    training_data: dict[str, Any], model: Path, earlier: Mapping[str, Any] | None, say: Callable[[str], None]
+    training_data: dict[str, Any],
+    test_images: Mapping[str, str],
+    model: Path,
+    earlier: Mapping[str, Any] | None,
+    say: Callable[[str], None],
 ) -> None:
-    """Add the images of the model that a training starts from to its record, and warn about validation cases in them.
+    """Add the images of the model that a training starts from to its record, and warn about held-out cases in them.
 
     Args:
         training_data: record of this training, changed in place: "ancestors" = {content hash: case} of the images that
             the model, and the models that it was started from, were trained or selected with. No warning about cases
             that were also validation cases of the model: its weights have not seen them.
+        test_images: {content hash: case} of the test cases of this training.
         earlier: record of the run that is resumed, which holds them already.
     """
     if earlier is not None:
@@ -97,8 +103,14 @@ def record_ancestors(
     if seen:
         say(
             f"warning: {model} was trained with {len(seen)} of the {len(held_out)} validation cases "
-            f"({', '.join(seen[:5])}{' ...' if len(seen) > 5 else ''}): the best checkpoint is chosen on images that "
+            f"({shortened_list(seen)}): the best checkpoint is chosen on images that "
             "its weights have seen; use the split of that training (data.split)"
+        )
+    tested = sorted({case for image, case in test_images.items() if image in ancestors})
+    if tested:
+        say(
+            f"warning: {model} was trained or selected with {len(tested)} of the {len(set(test_images.values()))} test "
+            f"cases ({shortened_list(tested)}): they cannot test this model; use that training's split (data.split)"
         )
 
 

@@ -129,16 +129,18 @@ def test_a_training_records_the_images_of_the_model_that_it_starts_from(monkeypa
     monkeypatch.setattr("medgen.training.start_from.model_folder", lambda path: path)
     own = {"images": {"h1": "p", "h5": "q"}, "training": ["q"], "validation": ["p"]}
     said = []
-    record_ancestors(own, Path("A"), None, said.append)
+    record_ancestors(own, {}, Path("A"), None, said.append)
     assert own["ancestors"] == {"h0": "z", "h1": "a", "h2": "b"} and "1 of the 1 validation cases (p)" in said[0]
     theirs.training_data["validation"] = ["a"]  # the model did not see this image either, under its name there
-    record_ancestors({"images": {"h1": "p"}, "training": [], "validation": ["p"]}, Path("A"), None, said.append)
+    record_ancestors({"images": {"h1": "p"}, "training": [], "validation": ["p"]}, {}, Path("A"), None, said.append)
     assert len(said) == 1
     theirs.training_data["ancestors"]["h1"] = "a"  # but one that it was started from did
-    record_ancestors({"images": {"h1": "p"}, "training": [], "validation": ["p"]}, Path("A"), None, said.append)
+    record_ancestors({"images": {"h1": "p"}, "training": [], "validation": ["p"]}, {}, Path("A"), None, said.append)
     assert len(said) == 2
+    record_ancestors({"images": {}}, {"h2": "t", "h9": "u"}, Path("A"), None, said.append)
+    assert "1 of the 2 test cases (t)" in said.pop()
     again = {"images": {}, "training": [], "validation": []}
-    record_ancestors(again, Path("gone"), own, said.append)
+    record_ancestors(again, {}, Path("gone"), own, said.append)
     assert again["ancestors"] == own["ancestors"] and len(said) == 2
     overlap = training_overlap_warnings({"model": {"training_data": own}}, {"new name": ["h0"], "other": ["h9"]})
     assert "1 of 2 cases (new name) were used to train or select the model" in overlap[0]

@@ -11,6 +11,7 @@ from medgen.data.cohort.layouts import shortened_list
 from medgen.data.intensity import Range
 from medgen.settings import Codec, Settings
 
+MAX_SAMPLES, MOST_LABELS = 100_000, 16
 CHECKED_CASES = 20  # cases checked on each side
 CT_LOW = -100.0  # HU: a window that starts at or below this value is for CT
 MR_MIN = -50.0  # CT with fat or air has lower values; MR has none, except from interpolation
@@ -71,6 +72,35 @@ def _misfit(side: str, intensity: Codec, images: Mapping[str, Channels]) -> str 
             "in HU; use a config for CT (intensity kind window), which keeps HU"
         )
     return None
+
+
+def label_map_warnings(
+    settings: Settings, sources: Mapping[str, Channels], targets: Mapping[str, Channels]
+) -> list[str]:
+    """Warn about images that look like label maps, where the config expects scans.
+
+    Args:
+        sources, targets: case → its images.
+    """
+    sides = (("source", settings.intensity.source, sources), ("target", settings.intensity.target, targets))
+    found = {
+        side: [case for case, channels in images.items() if any(_few_values(channel.data) for channel in channels)]
+        for side, intensity, images in sides
+        if intensity.kind != "labels"
+    }
+    return [
+        f"the {side} images of {shortened_list(cases)} have so few values that they look like label maps; this method "
+        "needs scans: check the file names"
+        for side, cases in found.items()
+        if cases
+    ]
+
+
+def _few_values(data: np.ndarray) -> bool:
+    """Whether a few values, apart from the most frequent one, cover most voxels, also after interpolation."""
+    _, counts = np.unique(data.ravel()[:: max(1, data.size // MAX_SAMPLES)], return_counts=True)
+    counts = np.sort(counts)[-2::-1]
+    return bool(counts.size) and counts[:MOST_LABELS].sum() >= 0.9 * counts.sum()
 
 
 def lacks_air(intensity: Codec, data: np.ndarray) -> bool:

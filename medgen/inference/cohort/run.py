@@ -5,6 +5,7 @@ the manifest, de-identification, and reporting of results.
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from medgen.checkpoint import Model
 from medgen.cluster import Cluster
+from medgen.data.cohort.layouts import shortened_list
 from medgen.errors import InputError
 from medgen.inference.cohort.cases import Cases
 from medgen.inference.cohort.distributed import converted_by
@@ -27,11 +29,13 @@ from medgen.io.atomic import write_text
 from medgen.io.bids import IGNORED, TABLE, derivatives_description, is_bids
 from medgen.io.claim import check_output_is_not_input, claimed, claimed_file
 from medgen.io.formats.itk import data_file_of
+from medgen.io.names import one_line
 from medgen.io.paths import ENDINGS, has_ending, require_path
 from medgen.qa.carried import manifest_of_file
 from medgen.qa.run import Checks
 
 Files = tuple[Path, ...]
+log = logging.getLogger(__name__)
 
 
 def convert(
@@ -118,6 +122,8 @@ def convert(
             results = _collected(jobs, cases, failed, count, watch is not None, done)
             if private is not None and not single:
                 private.write_changes(output, manifest.cases.values())
+            if isinstance(source, Path) and not single and watch is None:
+                _warn_of_earlier(output, manifest, results, source)
             if single and private is None and all(result.error is None for result in results):
                 manifest.write(manifest_of_file(output))
         finish(results)
@@ -219,6 +225,23 @@ def _collected(
         for number in sorted(cases.recorded):
             report(cases.recorded[number])
     return [results[number] for number in sorted(results)]
+
+
+def _warn_of_earlier(output: Path, manifest: Manifest, results: Sequence[Converted], source: Path) -> None:
+    """Log a warning that names the outputs of earlier runs whose scans are not in the input folder any more."""
+    now = {Path(result.output).name for result in results}
+    earlier = []
+    for record in manifest.cases.values():
+        place = Path(str(record.get("output", "")))
+        places = [place, *(output / folder / place.name for folder in record.get("contrasts") or [""])]  # as moved
+        if place.name not in now and any(each.exists() for each in places):
+            earlier.append(place.name)
+    if earlier:
+        log.warning(
+            "warning: %s also holds %d result(s) of earlier runs whose scans are not in %s (%s); delete them if these "
+            "scans were withdrawn",
+            *(output, len(earlier), source, one_line(shortened_list(earlier))),
+        )
 
 
 def _claims(

@@ -1,6 +1,7 @@
 """Read a DICOM series as a Volume, or only its geometry."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,9 @@ from medgen.io.dicom.voxels import values_of
 from medgen.io.volume import Geometry, Volume, checked_finite
 
 LARGEST_HU = 2**15
+PROJECTION = re.compile(
+    r"(?<![a-z])(thin|thick|ax|cor|sag)?(mip|min[\s_-]?ip|max[\s_-]?ip)s?(?![a-z])|^(maximum|minimum)$", re.IGNORECASE
+)  # in ImageType, FrameType or SeriesDescription
 SAME_RATIO = 0.05  # tolerance of distances that headers state
 
 
@@ -70,7 +74,7 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
         path=folder,
         frames=tuple((s.file, s.frame) for s in slices),
         headers_sha256=_header_hash(slices),
-        warnings=(*_mixed(slices), *unit_warnings, *_beyond_ct(data, paddings, units)),
+        warnings=(*_mixed(slices), *_projected(slices), *unit_warnings, *_beyond_ct(data, paddings, units)),
         notes=tuple(remarks(slices)),
         unit=_one_unit(units),
         padding=None if np.isnan(paddings).all() else (paddings[0], paddings[1]),
@@ -109,6 +113,20 @@ def _beyond_ct(data: np.ndarray, paddings: np.ndarray, units: Iterable[str]) -> 
         f"slice {k + 1} has values as {float(data[:, :, k][odd[:, :, k]][0]):.6g} HU, which no scanner stores; its "
         "PixelRepresentation may be wrong"
     ]
+
+
+def _projected(slices: Sequence[Slice]) -> list[str]:
+    """A warning if the slices are projections of the extreme values of slabs (MIP, MinIP), by type or description."""
+    for item in slices:
+        terms = item.header.get("ImageType") or []
+        words = [str(term) for term in ([terms] if isinstance(terms, str) else list(terms)[2:])]
+        words.append(str(item.header.get("SeriesDescription") or ""))
+        if found := next(filter(None, map(PROJECTION.search, words)), None):
+            return [
+                f"{found.group(0)} in the type or description names a projection: its values are the extremes of a "
+                "slab, not those of the tissue at each place; use the original slices"
+            ]
+    return []
 
 
 def _sparse(slices: Sequence[Slice]) -> str:

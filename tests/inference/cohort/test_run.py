@@ -224,6 +224,19 @@ def test_a_moved_output_folder_is_still_done(model, tmp_path):
     assert [r.status for r in convert(model, scans, tmp_path / "moved")] == ["skipped"] * 3
 
 
+def test_results_whose_scans_are_gone_are_named(model, tmp_path, caplog):
+    phantoms(tmp_path / "in", "a.nii.gz", "b.nii.gz")
+    convert(model, tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in" / "b.nii.gz").unlink()
+    caplog.clear()
+    convert(model, tmp_path / "in", tmp_path / "out")
+    assert "1 result(s) of earlier runs" in caplog.text and "(b.nii.gz)" in caplog.text
+    (tmp_path / "out" / "b.nii.gz").unlink()
+    caplog.clear()
+    convert(model, tmp_path / "in", tmp_path / "out")
+    assert not caplog.text
+
+
 def test_another_scan_of_the_name_does_not_replace_an_earlier_output(model, tmp_path):
     """p1 is archived and p2 arrives: each is the case CT when it is alone."""
     source, out = tmp_path / "in", tmp_path / "out"

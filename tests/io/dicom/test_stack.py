@@ -178,3 +178,20 @@ def test_slices_farther_apart_than_stated_are_told(tmp_path, step, stated, thick
     write_ct(tmp_path, stored(4, 8, 9), step=step, **tags)
     warnings = read_volume(tmp_path).warnings
     assert [f"only every {step // 3}. slice" in text for text in warnings] == [True] * told
+
+
+@pytest.mark.parametrize(
+    "kind, description, projected",
+    [
+        (["DERIVED", "SECONDARY", "AXIAL", "CT_SOM7 SPI MIP"], "Abdomen", True),
+        (["DERIVED", "SECONDARY", "MIP"], "Abdomen", True),
+        (["DERIVED", "PRIMARY", "VOLUME", "MAXIMUM"], "Abdomen", True),
+        (["DERIVED", "SECONDARY", "AXIAL"], "CTA_thinMIP 8.0", True),
+        (["DERIVED", "SECONDARY", "AXIAL"], "Thorax MinIP 5 mm", True),
+        (["ORIGINAL", "PRIMARY", "AXIAL"], "Abdomen 5 min, max dose, shipment", False),
+        (["DERIVED", "SECONDARY", "AXIAL", "AVERAGE"], "MPR cor", False),
+    ],
+)
+def test_projections_of_slabs_are_named(kind, description, projected, tmp_path):
+    write_ct(tmp_path, stored(4, 8, 9), ImageType=kind, SeriesDescription=description)
+    assert any("names a projection" in text for text in read_volume(tmp_path).warnings) == projected
