@@ -233,6 +233,8 @@ def evaluate(
     cluster = cluster_of(ray, workers)
     device = pick_device("auto") if segmenter or downstream else "cpu"
     checked = source or segmenter or qa_limits != "auto"
+    if window is not None and extractor is None:
+        raise InputError("option-window-without-extractor", "--window is for --extractor; give both, or neither")
     if extractor is not None and window is None:
         window = default_window(volume_files(real_cohort or reference))
     check_output_is_not_input(

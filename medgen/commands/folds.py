@@ -76,7 +76,8 @@ def cross_validate(
         _check_start(settings.train.start_from, {case.name: content[case.name] for fold in held_out for case in fold})
     cases = json.dumps([{part: [case.name for case in split[part]] for part in split} for split in splits])
     dealt = hashlib.sha256(cases.encode()).hexdigest()  # with one case more, other folds are dealt
-    about = {"command": "train --folds", "data.root": data.root, "folds": dealt, "settings": _text(settings)}
+    about = {"command": "train --folds", "data.root": data.root, "settings": _text(settings)}
+    about["the cases of the folds"] = dealt
     if tested := {case.patient for case in splits[0]["test"]}:
         say(f"{len(tested)} patients are held back for testing and are in no fold: {shortened_list(sorted(tested))}")
     if settings.train.minutes is not None:

@@ -105,6 +105,8 @@ def simulate_cohort(
                 )
                 result.unchanged = tuple(name for name, uptake in uptakes.items() if uptake is None)
                 result.enhanced = tuple(f"{name} ({uptake.tissue})" for name, uptake in uptakes.items() if uptake)
+                if not result.enhanced:
+                    result.warnings += (NOTHING_ENHANCED,)
                 if reverse:
                     twin = unenhanced(ct.data, values, present, ct.spacing)
                     pairs_of = {case: (ct.data, twin.plain, {"name": "unenhanced", **twin.record})}
@@ -126,6 +128,10 @@ def simulate_cohort(
     return results
 
 
+NOTHING_ENHANCED = (
+    "none of its labels is known to take up contrast medium, so source and target are the same image; give English "
+    "names of structures with --label-table"
+)
 Pairs = dict[str, tuple[np.ndarray, np.ndarray, dict[str, Any]]]  # name → source, target (HU), operation
 
 

@@ -132,6 +132,11 @@ def _check_required_inputs(inputs: Inputs, options: Options) -> None:
             "evaluation-real-volumes-needed",
             "--extractor compares predictions with real volumes; give --real-cohort (other patients) or --reference",
         )
+    if options.extractor is None and inputs.training_images is None and inputs.real_cohort is not None:
+        raise InputError(
+            "evaluation-extractor-needed",
+            "--real-cohort is for distribution distances; give --extractor, such as radiomics, or omit it",
+        )
     if inputs.source is None and (options.checks is not None or inputs.lesions is not None):
         raise InputError(
             "evaluation-source-needed", "the structure check compares the prediction with its input; give --source"

@@ -136,7 +136,12 @@ def load_rules(path: Path) -> Rules:
         raise InputError(
             "rules-invalid", f"{path}: {place or 'the file'}: {first['msg']}; see docs/how-to/choose_series.md"
         ) from error
-    except (ValueError, re.error) as error:
+    except re.error as error:
+        raise InputError(
+            "rules-invalid",
+            f"{path}: {error.pattern!r} is not a valid regular expression ({error}); see docs/how-to/choose_series.md",
+        ) from error
+    except ValueError as error:
         reason = " ".join(str(error).split())
         raise InputError(
             "rules-not-yaml", f"{path} is not a valid YAML file of rules ({reason}); see docs/how-to/choose_series.md"

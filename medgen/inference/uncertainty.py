@@ -48,8 +48,8 @@ def source_of_samples(model: Model, count: int) -> str:
     if count > mirrored:
         raise InputError(
             "option-samples-many",
-            f"--samples {count}: {model.folder} has no noise, no dropout and {mirrored} mirrorings in its training; "
-            + (f"use --samples {mirrored} or fewer" if mirrored > 1 else "omit --samples"),
+            f"--samples {count}: {model.folder} has no noise in inference, no dropout and {mirrored} mirrorings in "
+            "its training; " + (f"use --samples {mirrored} or fewer" if mirrored > 1 else "omit --samples"),
         )
     return MIRRORING
 

@@ -69,14 +69,17 @@ class System:
 def read_systems(folders: Sequence[Path], names: Sequence[str] | None = None) -> list[System]:
     """Read the systems of ``folders``, in order; the default name is that of the folder of converted images.
 
-    Raises InputError if there are no folders, if a folder was not written by `evaluate`, or if ``names`` does not have
-    one unique name per folder.
+    Raises InputError if there are no folders, if one is given twice, if a folder was not written by `evaluate`, or if
+    ``names`` does not have one unique name per folder.
     """
     if not folders:
         raise InputError(
             "report-no-results",
             "a report needs at least one folder of results; give an output folder of medgen evaluate",
         )
+    places = [Path(folder).resolve() for folder in folders]
+    if twice := next((str(place) for place in places if places.count(place) > 1), None):
+        raise InputError("report-folder-twice", f"{twice} is given twice; give one folder of results for each system")
     summaries = [_read_summary(Path(folder)) for folder in folders]
     chosen = _default_names(folders, [summary for summary, _ in summaries]) if names is None else list(names)
     if len(chosen) != len(folders) or len(set(chosen)) != len(chosen):

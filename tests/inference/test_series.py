@@ -102,7 +102,7 @@ def test_patients_and_studies_that_share_a_series_uid_are_scans_of_their_own(tmp
         ("include: []", "rules-invalid", "include"),
         ("include: [{modalty: CT}]", "rules-invalid", "modalty"),
         ("include: [{slices: [2000, 2]}]", "rules-invalid", "slices"),
-        ("include: [{description: '('}]", "rules-not-yaml", "rules.yaml"),
+        ("include: [{description: '('}]", "rules-invalid", "rules.yaml"),
         ("{", "rules-not-yaml", "rules.yaml"),
         ("", "rules-invalid", "the file"),
     ],

@@ -266,7 +266,8 @@ def test_files_that_changed_after_the_evaluation_are_told(tmp_path):
         (["broken"], None, "json-unreadable", "broken/summary.json"),
         (["other"], None, "report-not-summary", "other/summary.json"),
         (["bare"], None, "report-table-unreadable", "bare/cases.csv"),
-        (["good", "good"], ["a", "a"], "report-names-not-unique", "a, a"),
+        (["good", "good"], ["a", "b"], "report-folder-twice", ()),
+        (["good", "copy"], ["a", "a"], "report-names-not-unique", "a, a"),
     ],
 )
 def test_folders_without_results_are_refused(results, tmp_path, folders, names, code, file):
@@ -274,6 +275,7 @@ def test_folders_without_results_are_refused(results, tmp_path, folders, names, 
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(content)
     (tmp_path / "good").symlink_to(results)
+    shutil.copytree(results, tmp_path / "copy")
     with refused(code, names=file):
         write_report([tmp_path / name for name in folders], tmp_path / "report.html", names=names)
     assert not (tmp_path / "report.html").exists()

@@ -49,7 +49,7 @@ def _mixed(values: np.ndarray) -> np.ndarray:
 
 
 def content_hashes(files: Iterable[Path], folder: Path) -> dict[Path, str | None]:
-    """Return the hash of each file's image; None if it is constant or cannot be read (training reports the latter).
+    """Return the hash of each file's image; None if it is constant, "" if it cannot be read (training says why).
 
     Hashes are cached in ``folder``/content.json by the paths, sizes and times of its files.
     """
@@ -64,7 +64,7 @@ def content_hashes(files: Iterable[Path], folder: Path) -> dict[Path, str | None
                 known[key], new = content_hash(read_volume(file).data), True
             found[file] = known[key]
         except (InputError, OSError):
-            found[file] = None
+            found[file] = ""
     if new:
         write_text(store, json.dumps(known, indent=0))
     return found

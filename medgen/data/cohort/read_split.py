@@ -165,7 +165,7 @@ def _content_warnings(cases: list[Case], hashes: Mapping[Path, str | None], one_
     """Warn about images that teach nothing: of one value, or a source and a target that are the same image."""
     # With domains, or the same folder for both, a scan is source and target; with channels, both are in one file.
     pairs = [] if one_side else [c for c in cases if not (any(c.channels) and set(c.source) & set(c.target))]
-    same = [c.name for c in pairs if {hashes[f] for f in c.source} & {hashes[f] for f in c.target} - {None}]
+    same = [c.name for c in pairs if {hashes[f] for f in c.source} & {hashes[f] for f in c.target} - {None, ""}]
     files = dict.fromkeys(file for c in cases for file in (*c.source, *c.target))
     empty = [file.name for file in files if hashes[file] is None]
     texts = []
@@ -175,7 +175,7 @@ def _content_warnings(cases: list[Case], hashes: Mapping[Path, str | None], one_
             "such as one without contrast medium; otherwise a wrong copy, so replace one of them"
         )
     if empty:
-        texts.append(f"no content in {shortened_list(empty)}: one value everywhere, or unreadable; export them again")
+        texts.append(f"no content in {shortened_list(empty)}: one value everywhere; export them again")
     return texts
 
 

@@ -57,6 +57,14 @@ def has_rescale(dataset: Dataset, frame: int) -> bool:
     return any(holder.get(keyword) is not None for keyword in ("RescaleSlope", "RescaleIntercept"))
 
 
+def lacking_rescale(dataset: Dataset, frame: int) -> str:
+    """The element of the rescale that is absent or empty although the other one is there; "" if none is."""
+    holder = _holder(dataset, frame)
+    values = {keyword: holder.get(keyword) for keyword in ("RescaleSlope", "RescaleIntercept")}
+    lacking = [keyword for keyword, value in values.items() if value in (None, "")]
+    return lacking[0] if len(lacking) == 1 else ""
+
+
 def _holder(dataset: Dataset, frame: int) -> Dataset:
     """Return the data set that contains the rescale of a frame."""
     if PER_FRAME not in dataset:

@@ -7,7 +7,7 @@ from pydicom import Dataset
 from pydicom.uid import UID
 
 from medgen.io.dicom.header import GROUPS
-from medgen.io.dicom.pixels import has_lut, has_rescale
+from medgen.io.dicom.pixels import has_lut, has_rescale, lacking_rescale
 
 HU = "HU"
 NO_UNIT = ("an unspecified unit", "no unit", "stored values")  # how descriptions of a missing unit begin
@@ -64,6 +64,8 @@ def unit_warning(dataset: Dataset, frame: int) -> str:
         return (
             "the CT image lacks RescaleSlope and RescaleIntercept, which are required; HU is assumed for stored values"
         )
+    if lacking := lacking_rescale(dataset, frame):
+        return f"the CT image lacks {lacking}, which is required and may have been removed; its usual value is assumed"
     if contradiction := _other_hu(dataset, frame):
         return contradiction
     terms = _terms(dataset, frame)

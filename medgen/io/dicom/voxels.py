@@ -25,7 +25,7 @@ from medgen.errors import InputError
 from medgen.io.dicom.charset import text_warning
 from medgen.io.dicom.elements import Header
 from medgen.io.dicom.header import Slice, header_in, is_same, slices_of
-from medgen.io.dicom.pixels import PER_FRAME, has_lut, has_rescale, rescale_of
+from medgen.io.dicom.pixels import PER_FRAME, has_lut, has_rescale, lacking_rescale, rescale_of
 from medgen.io.dicom.quick import Pixels, pixels_of
 from medgen.io.dicom.quiet import quiet_pydicom
 from medgen.io.dicom.stack import name
@@ -232,14 +232,14 @@ def _check_rescaled(dataset: Dataset, item: Slice, known: dict[bool, Slice]) -> 
     """
     if has_lut(dataset) or rescale_of(dataset, item.frame, item.file) != (1, 0):
         known.setdefault(True, item)
-    elif not has_rescale(dataset, item.frame):
+    elif not has_rescale(dataset, item.frame) or lacking_rescale(dataset, item.frame):
         known.setdefault(False, item)
     if len(known) == 2:
         missing, other = (item.file.parent / name(item) for item in (known[False], known[True]))
         raise InputError(
             "dicom-rescale-partly-missing",
-            f"{missing} has no rescale but {other} of the same series has one, so the values are unknown; export the "
-            "series again",
+            f"{missing} has no complete rescale but {other} of the same series has one, so the values are unknown; "
+            "export the series again",
         )
 
 

@@ -34,6 +34,8 @@ def repaired_header(block: bytes) -> tuple[Any, list[str]]:
     header = _parsed(block)
     _settle_dim(header)
     _check_datatype(header)
+    if int(header["dim"][0]) < 3:
+        return header, []  # a 2D image may lack the fields of the third axis; `checked_shape` refuses it
     return header, [*_settle_codes(header), *_settle_scaling(header), *_settle_forms(header)]
 
 

@@ -53,4 +53,4 @@ def test_hashes_are_kept_until_the_file_changes(tmp_path):
     write_volume(file, Volume(data[..., :4], np.eye(4)))
     assert list(content_hashes([file], tmp_path).values()) not in (["kept"], [first])
     (tmp_path / "content.json").write_text("{")
-    assert content_hashes([file, tmp_path / "gone.nii"], tmp_path)[tmp_path / "gone.nii"] is None
+    assert content_hashes([file, tmp_path / "gone.nii"], tmp_path)[tmp_path / "gone.nii"] == ""

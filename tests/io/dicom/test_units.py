@@ -218,6 +218,10 @@ def test_values_do_not_depend_on_the_unit(tmp_path):
            "AXIAL/MAT_REMOVED", "AXIAL/CT_SOM7 SPI DE")),
         ({"ImageType": ["DERIVED", "SECONDARY"]}, False),
         ({"RescaleSlope": None, "RescaleIntercept": None}, True),
+        ({"RescaleSlope": "1", "RescaleIntercept": None}, True),
+        ({"RescaleSlope": "1", "RescaleIntercept": ""}, True),
+        ({"RescaleSlope": None, "RescaleIntercept": "0"}, True),
+        ({"RescaleSlope": "1", "RescaleIntercept": "0"}, False),
         ({"RescaleSlope": None, "RescaleIntercept": None, "Modality": "MR"}, False),
     ],
 )  # fmt: skip

@@ -38,6 +38,7 @@ from medgen.io.dicom.units import NO_UNIT
 from medgen.io.names import short_reason
 from medgen.io.volume import Volume
 
+FLOAT_PIXELS = ("FloatPixelData", "DoubleFloatPixelData")
 MAKER = "medgen"
 REFERRED = ("SOPInstanceUID", "SeriesInstanceUID", "SOPClassUID", "StudyInstanceUID")
 WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}  # bytes per word of these VRs
@@ -144,8 +145,8 @@ def _check_referred(header: Mapping[str, Any] | Dataset, file: Path) -> None:
 
 
 def _float_pixels(file: Path) -> str:
-    found = dcmread(file, force=True, specific_tags=["FloatPixelData", "DoubleFloatPixelData"])
-    return "".join(f"{element.keyword} (floating-point pixels)" for element in found)
+    found = dcmread(file, force=True, specific_tags=list(FLOAT_PIXELS))
+    return "".join(f"{name} (floating-point pixels)" for name in FLOAT_PIXELS if name in found)
 
 
 def _reason(error: OSError) -> str:

@@ -58,6 +58,8 @@ def _label_map(ds: Dataset, grid: ImageGrid, path: Path, names: Sequence[str] | 
     if not found or len(found) > MOST:
         raise InputError("structures-none", f"{path} has {len(found)} structures; give a file with some")
     wanted = tuple(found) if names is None else _whole(names, found)
+    if twice := next((name for name in wanted if wanted.count(name) > 1), None):
+        raise InputError("structures-name-given-twice", f"{twice} is named twice; name each structure once")
     if not set(wanted) & set(found):
         raise InputError(
             "structures-name-unknown", f"{path} has none of {', '.join(wanted)}; it has {one_line(', '.join(found))}"

@@ -13,6 +13,7 @@ from medgen.io.dicom.structures.grid import ImageGrid, Structure, check_numbers,
 from medgen.io.names import one_line
 
 OFF_PLANE = 0.1  # largest distance of a contour from the plane of a slice, as a fraction of the distance of slices
+BEYOND = 1.0  # voxels that a contour, such as that of the body, may reach beyond the border of the image
 Drawn = tuple[np.ndarray, np.ndarray]  # a contour's points (N, 2) in voxels, and the voxels (X, Y) inside
 XOR = "CLOSEDPLANAR_XOR"  # what lies inside an odd number of contours
 CLOSED = ("CLOSED_PLANAR", XOR)
@@ -30,9 +31,11 @@ def roi_names(ds: Dataset, path: Path) -> list[str]:
 
 
 def roi_frames(ds: Dataset, names: Sequence[str]) -> list[str]:
-    """The frames of reference that the named structures state."""
+    """The frames of reference of the named structures; that of the whole set, where a structure states none."""
+    whole = {str(item.get("FrameOfReferenceUID") or "") for item in ds.get("ReferencedFrameOfReferenceSequence") or ()}
+    usual = next(iter(whole)) if len(whole) == 1 else ""
     return [
-        str(item.get("ReferencedFrameOfReferenceUID") or "")
+        str(item.get("ReferencedFrameOfReferenceUID") or usual)
         for item in ds.get("StructureSetROISequence") or ()
         if text_of(item, "ROIName") in names
     ]
@@ -86,9 +89,14 @@ def _mask(contours: Sequence[Any], grid: ImageGrid, name: str, path: Path, warni
     for number, contour in enumerate(contours, 1):
         what = f"contour {number} of {one_line(name)}"
         k, points = _in_slice(contour, grid, path, what)
+        points = _traced_once(points)
         by_slice.setdefault(k, []).append((points, polygon_mask(points, grid.geometry.shape[:2])))
     mask = np.zeros(grid.geometry.shape, bool)
     exclusive = any(str(contour.ContourGeometricType) == XOR for contour in contours)
+    if twice := sum(winds_twice(points, grid.geometry.shape[:2]) for drawn in by_slice.values() for points, _ in drawn):
+        warnings.append(
+            f"{one_line(name)}: {twice} contours go round a part of the structure twice; it is taken as a hole"
+        )
     holes = between = 0
     for k, contours_of_slice in by_slice.items():
         if exclusive:
@@ -136,7 +144,7 @@ def _in_slice(contour: Any, grid: ImageGrid, path: Path, what: str) -> tuple[int
         )
     x, y, z = grid.geometry.shape
     low, high = indices[:, :2].min(axis=0), indices[:, :2].max(axis=0)
-    if not 0 <= k < z or (low < -0.5).any() or (high > np.array([x, y]) - 0.5).any():
+    if not 0 <= k < z or (low < -0.5 - BEYOND).any() or (high > np.array([x, y]) - 0.5 + BEYOND).any():
         raise InputError(
             "structures-outside", f"{path}: {what} reaches beyond {grid.folder}; give the series on which it was drawn"
         )
@@ -154,6 +162,17 @@ def polygon_mask(points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     Args:
         points: (N, 2) in voxels along the first two axes; voxel centres are whole numbers.
     """
+    return (_crossings(points, shape, signed=False) % 2).astype(bool)
+
+
+def winds_twice(points: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether a polygon encloses voxels that are outside by the even-odd rule, but inside by the winding number."""
+    even = _crossings(points, shape, signed=False) % 2 == 0
+    return bool((even & (_crossings(points, shape, signed=True) != 0)).any())
+
+
+def _crossings(points: np.ndarray, shape: tuple[int, ...], *, signed: bool) -> np.ndarray:
+    """Edges of a polygon on one side of each voxel centre (X, Y); ``signed``: those that go down less those up."""
     starts, ends = points, np.roll(points, -1, axis=0)
     crossed = np.zeros((shape[0] + 1, shape[1]), np.int32)
     for start, end in zip(starts, ends, strict=True):
@@ -161,8 +180,18 @@ def polygon_mask(points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         rows = np.arange(max(math.ceil(y0), 0), min(math.ceil(y1), shape[1]))  # y0 <= row < y1
         if rows.size:
             at = np.ceil(x0 + (rows - y0) * ((x1 - x0) / (y1 - y0))).astype(int)
-            np.add.at(crossed, (np.clip(at, 0, shape[0]), rows), 1)
-    return (np.cumsum(crossed[:-1], axis=0) % 2).astype(bool)
+            np.add.at(crossed, (np.clip(at, 0, shape[0]), rows), -1 if signed and end[1] < start[1] else 1)
+    return np.cumsum(crossed[:-1], axis=0)
+
+
+def _traced_once(points: np.ndarray) -> np.ndarray:
+    """A contour without repeated neighbours; of one that was traced several times, the first time."""
+    points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
+    count = len(points)
+    for length in range(3, count // 2 + 1):
+        if count % length == 0 and (points == np.tile(points[:length], (count // length, 1))).all():
+            return points[:length]
+    return points
 
 
 def _joined(drawn: Sequence[Drawn]) -> tuple[np.ndarray, int, int]:

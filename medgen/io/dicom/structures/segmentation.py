@@ -30,7 +30,7 @@ def segment_masks(
     """The masks of the named segments.
 
     Args:
-        warnings: gets a sentence for each segment without voxels.
+        warnings: gets a sentence for each segment without voxels, and for frames of unknown segments.
 
     Raises:
         InputError: not binary; pixels that are not voxels of the image (another spacing, orientation or position);
@@ -52,10 +52,12 @@ def segment_masks(
         raise InputError("structures-frames-differ", f"{path} describes {len(groups)} of its {len(frames)} frames")
     shared = (ds.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     numbers = {int(s.SegmentNumber): text_of(s, "SegmentLabel") for s in ds.SegmentSequence}
-    of_name: dict[str, list[int]] = {}
+    of_name: dict[str | None, list[int]] = {}
     for n, group in enumerate(groups):
         item = _group(group, shared, "SegmentIdentificationSequence", path, n)
-        of_name.setdefault(numbers.get(int(item.ReferencedSegmentNumber), ""), []).append(n)
+        of_name.setdefault(numbers.get(int(item.ReferencedSegmentNumber)), []).append(n)
+    if strange := len(of_name.pop(None, ())):
+        warnings.append(f"{path.name} has {strange} frames of segments that it does not list; they are left out")
     _check_slice_distance(groups, shared, grid, path)
     for name in names:
         mask = np.zeros(grid.geometry.shape, bool)

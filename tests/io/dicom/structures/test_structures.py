@@ -121,6 +121,42 @@ def test_contours_that_exclude_each_other_do_so(ct, tmp_path):
     assert volume.data.sum() == 25 + 25 - 2 * 9 and not volume.warnings
 
 
+@pytest.mark.parametrize("again", [SQUARE, [*SQUARE, SQUARE[0]] * 2, [SQUARE[0], *SQUARE, SQUARE[0]]])
+def test_a_contour_traced_twice_is_the_contour(ct, tmp_path, again):
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"liver": [(0, SQUARE), (1, [*again, *again]), (2, SQUARE)]})
+    volume, _ = read_structures(path, ct)
+    assert volume.data.sum(axis=(0, 1)).tolist() == [25, 25, 25, 0, 0] and volume.warnings == ()
+
+
+def test_a_contour_that_goes_round_a_part_twice_is_told(ct, tmp_path):
+    twice = [*SQUARE, SQUARE[0], *INNER, INNER[0]]
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"liver": [(0, SQUARE), (1, twice)]})
+    volume, _ = read_structures(path, ct)
+    assert volume.data[:, :, 1].sum() == 23 and "1 contours go round a part" in volume.warnings[0]
+
+
+def test_a_contour_a_little_beyond_the_border_is_cut_there(ct, tmp_path):
+    around = [(-0.6, -1.2), (14.3, -1.2), (14.3, 12.2), (-0.6, 12.2)]
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"body": [(1, around)]})
+    volume, _ = read_structures(path, ct)
+    assert volume.data.sum() == 14 * 12 and volume.data[:, :, 1].all()
+
+
+def test_frames_of_segments_that_are_not_listed_are_told(ct, tmp_path):
+    def unlisted(ds):
+        for group in ds.PerFrameFunctionalGroupsSequence[-1:]:
+            group.SegmentIdentificationSequence[0].ReferencedSegmentNumber = 7
+
+    path = write_segmentation(tmp_path / "seg.dcm", ct, random_masks()[0], unlisted)
+    assert "1 frames of segments that it does not list" in read_structures(path, ct)[0].warnings[0]
+
+
+def test_a_name_that_is_given_twice_is_refused(ct, tmp_path):
+    path = write_rtstruct(tmp_path / "rs.dcm", ct, {"liver": [(1, SQUARE)]})
+    with refused("structures-name-given-twice"):
+        read_structures(path, ct, names=["liver", "liver"])
+
+
 def test_points_are_left_out_with_a_warning(ct, tmp_path):
     def point(ds):
         ds.ROIContourSequence[0].ContourSequence[0].ContourGeometricType = "POINT"
