@@ -86,7 +86,7 @@ class Data(Section):
     folds: Annotated[int, Field(ge=2)] | None = Field(
         None,
         description="cross-validation: number of parts of the patients, for each of which a model is trained that has "
-        "not seen it; fold and split are then not used, and patients of test are in no fold",
+        "not seen it; fold is then not used, split must not be set, and patients of test are in no fold",
     )
     split: Path | None = Field(None, description="split.json of an earlier run, used instead of a new split")
     align: Literal["refuse", "resample", "rigid", "bspline"] = Field(

@@ -118,9 +118,9 @@ def check_settings(settings: Settings) -> None:
     data, train = settings.data, settings.train
     reasons = {
         "data.root is not set": data.root is None,
-        "data.paired is false": not data.paired,
-        "the method translates between domains": bool(data.domains),
         "the method generates images or paints labels": settings.generative or settings.label_source,
+        "the method translates between domains": bool(data.domains),
+        "data.paired is false": not data.paired,
         "there are several targets": len(data.targets) != 1,
         "data.degradation makes the sources, which held-out cases do not have": data.degradation is not None,
         "data.split is set": data.split is not None,
@@ -128,7 +128,8 @@ def check_settings(settings: Settings) -> None:
     }
     if found := [reason for reason, holds in reasons.items() if holds]:
         raise InputError(
-            "folds-unsupported", f"folds need pairs of scans with one target and one process, but {found[0]}"
+            "folds-unsupported",
+            f"folds need pairs of scans with one target, one process and no split of their own, but {found[0]}",
         )
 
 

@@ -8,6 +8,7 @@ import typer
 from medgen.commands.json_output import add_result
 from medgen.commands.progress import case_bar
 from medgen.commands.shared import Overwrite, interruptible, kept_in, number_parser
+from medgen.errors import InputError
 from medgen.io.names import print_line
 
 
@@ -25,8 +26,9 @@ def phantom(
     ] = (160, 128, 96),
     spacing: Annotated[float, typer.Option(help="Voxel spacing in mm.")] = 2.5,
     phase: Annotated[
-        str, typer.Option(help="Contrast phase of the source: arterial, portal_venous, late or mixed.")
-    ] = "portal_venous",
+        str | None,
+        typer.Option(help="Contrast phase of the source: arterial, portal_venous (default), late or mixed."),
+    ] = None,
     phases: Annotated[
         bool,
         typer.Option(
@@ -48,6 +50,9 @@ def phantom(
     """Write the built-in CT phantom cohort: contrast-enhanced source, non-contrast target, and label maps."""
     from medgen.phantom.cohort import write_cohort
 
+    if phases and phase is not None:
+        raise InputError("phantom-phase-and-phases", "--phases writes all phases; omit --phase or --phases")
+
     def show(i: int, n: int, case: str) -> None:
         print_line(f"[{i}/{n}] {case}")
         bar(i, n)
@@ -59,7 +64,7 @@ def phantom(
             seed=seed,
             size=size,
             spacing=spacing,
-            phase="all" if phases else phase,
+            phase="all" if phases else phase or "portal_venous",
             unpaired=unpaired,
             noise_free=noise_free,
             randomise=randomise,

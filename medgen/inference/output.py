@@ -20,7 +20,7 @@ from medgen.io.dicom.derived.write import is_foreign_dicom, write_derived
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.units import HU
 from medgen.io.names import of_system
-from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
+from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, UNREAD_ENDINGS, has_ending
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
 from medgen.model_info import RangeInfo
@@ -120,6 +120,8 @@ def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:
             holds anything but a derived series.
     """
     for target in (t for t in targets if not has_ending(t, ENDINGS)):
+        if has_ending(files[0], UNREAD_ENDINGS):
+            continue  # reading it gives the reason
         if has_ending(files[0], ENDINGS):
             raise InputError(
                 "output-source-not-dicom",

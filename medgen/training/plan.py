@@ -67,7 +67,7 @@ class Facts:
 
     def lines(self) -> list[str]:
         """What was found, a line each."""
-        kinds = [("CT in HU" if hu else "no HU (MR)") for hu in self.hu]
+        kinds = [("CT in HU" if hu else "no HU") for hu in self.hu]
         mm = " x ".join(f"{s:.3g}" for s in self.spacing)
         size = " x ".join(map(str, self.voxels))
         return [

@@ -210,7 +210,7 @@ def test_a_mask_on_one_side_is_encoded_on_that_side_alone(tmp_path, side):
         save(tmp_path / f"target/p{i}.nii.gz", brain(i + 5, side == "target"))
     facts = look(tmp_path)
     assert facts.masked == (side == "source", side == "target")
-    assert f"{side}s: no HU (MR), masked background" in " ".join(facts.lines())
+    assert f"{side}s: no HU, masked background" in " ".join(facts.lines())
     values = yaml.safe_load(plan(facts))
     assert [name for name, codec in values["intensity"].items() if "background" in codec] == [side]
     assert not values["method"]["keep_background"]

@@ -18,7 +18,7 @@ from medgen.evaluation.metrics.voxelwise import psnr
 
 PROFILES: Mapping[str, str] = {
     "generic": (
-        "no clipping; data range set by the user; MAE, RMSE, PSNR, NCC, gradient error, SSIM and MS-SSIM with a "
+        "no clipping; data range as stated here; MAE, RMSE, PSNR, NCC, gradient error, SSIM and MS-SSIM with a "
         "Gaussian window (Wang 2004, 2003) in the mask or the whole volume"
     ),
     "synthrad2023": (

@@ -45,8 +45,14 @@ TECHNICAL = set(
     "TransmitCoilManufacturerName MultiCoilElementName CardiacFramingType ASLCrusherDescription AlgorithmName "
     "AlgorithmVersion".split()
 )
-# Sequences that contain bulk data.
-LOOKUPS = {"VOILUTSequence", "ModalityLUTSequence", "PresentationLUTSequence", "IconImageSequence"}
+# Sequences that contain bulk data: tables, pictures, and the encrypted values of removed elements.
+BULK_SEQUENCES = {
+    "VOILUTSequence",
+    "ModalityLUTSequence",
+    "PresentationLUTSequence",
+    "IconImageSequence",
+    "EncryptedAttributesSequence",
+}
 CODES: dict[str, Callable[[str], bool]] = {
     **dict.fromkeys(("CodeValue", "LongCodeValue", "URNCodeValue"), grammar.is_code),
     "CodingSchemeDesignator": grammar.is_scheme,
@@ -192,7 +198,7 @@ def _check_charset(holder: Dataset) -> None:
 def _unconditional_removal(tag: BaseTag) -> str | None:
     """Return "removed" for elements removed regardless of value: private, graphics, unknown, bulk or listed as X."""
     graphics = tag.group & 0xFF00 in (0x5000, 0x6000)  # curves, overlays
-    other = tag.group < 8 or not dictionary_has_tag(tag) or keyword_for_tag(tag) in LOOKUPS
+    other = tag.group < 8 or not dictionary_has_tag(tag) or keyword_for_tag(tag) in BULK_SEQUENCES
     bulk = not grammar.BULK.isdisjoint(grammar.expected(tag))
     return "removed" if tag.is_private or graphics or other or bulk or profile().get(int(tag)) == "X" else None
 

@@ -22,6 +22,8 @@ LARGEST_HU = 2**15
 PROJECTION = re.compile(
     r"(?<![a-z])(thin|thick|ax|cor|sag)?(mip|min[\s_-]?ip|max[\s_-]?ip)s?(?![a-z])|^(maximum|minimum)$", re.IGNORECASE
 )  # in ImageType, FrameType or SeriesDescription
+BLANK_SHARE, BODY_SHARE = 0.25, 0.1  # of the rows of a slice that are blank, and of the next slice's voxels there
+AIR_HU = -500.0
 SAME_RATIO = 0.05  # tolerance of distances that headers state
 
 
@@ -74,7 +76,13 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
         path=folder,
         frames=tuple((s.file, s.frame) for s in slices),
         headers_sha256=_header_hash(slices),
-        warnings=(*_mixed(slices), *_projected(slices), *unit_warnings, *_beyond_ct(data, paddings, units)),
+        warnings=(
+            *_mixed(slices),
+            *_projected(slices),
+            *unit_warnings,
+            *_beyond_ct(data, paddings, units),
+            *_blank(data, units),
+        ),
         notes=tuple(remarks(slices)),
         unit=_one_unit(units),
         padding=None if np.isnan(paddings).all() else (paddings[0], paddings[1]),
@@ -112,6 +120,32 @@ def _beyond_ct(data: np.ndarray, paddings: np.ndarray, units: Iterable[str]) -> 
     return [
         f"slice {k + 1} has values as {float(data[:, :, k][odd[:, :, k]][0]):.6g} HU, which no scanner stores; its "
         "PixelRepresentation may be wrong"
+    ]
+
+
+def _blank(data: np.ndarray, units: Iterable[str]) -> list[str]:
+    """A warning about CT slices that end in blank rows although the next slice has a body there: a torn transfer."""
+    count = data.shape[2]
+    if HU not in units or count < 3:
+        return []
+    rows = data.shape[1]
+    filled = np.zeros(count, int)  # rows up to the last one that is not blank
+    for k in range(count):
+        used = (data[:, :, k] != data[-1, -1, k]).any(axis=0)
+        filled[k] = rows - int(np.argmax(used[::-1])) if used.any() else 0
+    most = int(np.median(filled))
+    torn = np.flatnonzero(filled < most - BLANK_SHARE * rows)
+    whole = np.flatnonzero(filled >= most - BLANK_SHARE * rows)
+    found = []
+    for k in torn.tolist():
+        near = data[:, filled[k] : most, whole[np.argmin(np.abs(whole - k))]]
+        if (near > AIR_HU).mean() > BODY_SHARE:
+            found.append(k + 1)
+    if not found:
+        return []
+    return [
+        f"{len(found)} slices, such as slice {found[0]}, end in rows of one value although the next slice has a body "
+        "there: they may be incomplete; copy the series again"
     ]
 
 

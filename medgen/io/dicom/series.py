@@ -237,13 +237,14 @@ def choose(found: list[Series], selection: str | None, folder: Path) -> Series:
         selection: UID, number from 1, or part of the description; None selects the only series that is a scan.
 
     Raises:
-        InputError: no series or several match (the message lists them), or a part of the series is missing.
+        InputError: no series or several match (the message lists them), a number means one series in the list and
+            another by its SeriesNumber, or a part of the series is missing.
     """
     listing = "; ".join(f"{number}) {series.describe()}" for number, series in enumerate(found, 1))
     if selection is None:
         matches = [s for s in found if not s.remark] or found
     else:
-        matches = _matching(found, selection.strip())
+        matches = _matching(found, selection.strip(), folder)
     if len(matches) == 1:
         if matches[0].lacking:
             raise InputError("dicom-series-part-missing", matches[0].lacking)
@@ -256,9 +257,19 @@ def choose(found: list[Series], selection: str | None, folder: Path) -> Series:
     )
 
 
-def _matching(found: list[Series], selection: str) -> list[Series]:
+def _matching(found: list[Series], selection: str, folder: Path) -> list[Series]:
+    """The series that a selection means. Raises InputError for a number in the list that another series has itself."""
     if selection.isdecimal() and 1 <= int(selection) <= len(found):
-        return [found[int(selection) - 1]]
+        listed = found[int(selection) - 1]
+        numbered = ((s, numbers(s.header, "SeriesNumber", 1)) for s in found)
+        named = [s for s, number in numbered if number is not None and number[0] == int(selection)]
+        if named and not any(s.uid == listed.uid for s in named):
+            raise InputError(
+                "dicom-series-number-ambiguous",
+                f"{folder}: --series {selection} is number {selection} of the list, {listed.describe()}, and the "
+                f"SeriesNumber of another series, {named[0].describe()}; give the UID or a part of the description",
+            )
+        return [listed]
     text = selection.lower()
     exact = [s for s in found if selection in (s.uid, s.key) or text in (s.description.lower(), s.part.lower())]
     if selection.isdecimal():  # digits are part of many descriptions, which a number in the list does not mean

@@ -246,7 +246,7 @@ def test_several_series_are_listed_and_chosen(tmp_path):
         tmp_path,
         second,
         names=[f"b{k}" for k in range(6)],
-        SeriesNumber=2,
+        SeriesNumber=1,
         SeriesDescription="Thick Arterial",
     )
     assert [(s.uid, s.description, s.modality, len(s.files)) for s in list_series(tmp_path)] == [
@@ -506,3 +506,12 @@ def test_each_volume_of_a_series_has_its_own_description(tmp_path):
     names = ("Abd arterial", "Abd portal")
     write_series(tmp_path, scan(), SeriesDescription=lambda k: names[k % 2], AcquisitionNumber=lambda k: k % 2 + 1)
     assert sorted(s.description for s in list_series(tmp_path)) == list(names)
+
+
+def test_a_number_in_the_list_that_another_series_has_is_refused(tmp_path):
+    """Folders of a study often hold the series 2 and 3: does 2 mean the second in the list, or the series 2?"""
+    write_series(tmp_path, scan(4), names=[f"a{k}" for k in range(4)], SeriesNumber=2, SeriesDescription="native")
+    write_series(tmp_path, scan(5), names=[f"b{k}" for k in range(5)], SeriesNumber=3, SeriesDescription="portal")
+    with refused("dicom-series-number-ambiguous", names="'native'"):
+        read_volume(tmp_path, series="2")
+    assert read_volume(tmp_path, series="1").data.shape[2] == 4

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
@@ -87,7 +89,7 @@ def write_derived(
         _deidentified(headers, deidentifier)
         series_references.append(series_reference(list(headers.values())))
         images += [[str(headers[file].SOPInstanceUID), frame] for file, frame in other.frames or ()]
-    origin = hashlib.sha256(json.dumps(images).encode()).hexdigest()
+    origin = _content(images, sources, volume)
     members: dict[Path, list[int]] = {}
     for k, (file, _) in enumerate(volume.frames):
         members.setdefault(file, []).append(k)
@@ -187,6 +189,19 @@ def _headers(volume: Volume) -> dict[Path, FileDataset]:
     return found
 
 
+def _content(images: Sequence[Any], headers: Mapping[Path, Dataset], volume: Volume) -> str:
+    """Hash of the source images, their headers and the values to write: other content must not have the same UIDs."""
+    digest = hashlib.sha256(json.dumps(images).encode())
+    for dataset in headers.values():
+        stream = DicomBytesIO()
+        stream.is_little_endian, stream.is_implicit_VR = True, False
+        write_dataset(stream, dataset)
+        digest.update(stream.getvalue())
+    for k in range(volume.data.shape[2]):
+        digest.update(np.ascontiguousarray(volume.data[:, :, k]).tobytes())
+    return digest.hexdigest()
+
+
 def _deidentified(headers: dict[Path, FileDataset], deidentifier: Deidentifier | None) -> Changes:
     changes = Changes()
     for dataset in headers.values() if deidentifier else ():
@@ -279,8 +294,8 @@ def _derive(
     """Turn the header of a source image into that of the derived image, in place.
 
     Args:
-        origin: hash that identifies all source images of the series. If the study gained images, or another volume of
-            the same file was converted, the pixels differ, so the UIDs must differ too.
+        origin: see `_content`: if the study gained images, a header was corrected, or another volume of the same file
+            was converted, the result differs, so the UIDs must differ too.
         frames: source frame index (from 0) of each frame.
         series_references: references to all source series.
     """

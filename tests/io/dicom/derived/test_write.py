@@ -171,6 +171,21 @@ def test_a_rerun_gives_the_same_bytes_and_another_model_other_uids(series, tmp_p
     assert len({ds.SeriesInstanceUID for name in "acd" for ds in headers(tmp_path / name)}) == 3
 
 
+def test_a_source_corrected_under_its_own_uids_gives_other_uids(tmp_path):
+    """An archive keeps the first object of a UID, so the corrected result would be lost."""
+    write_ct(tmp_path / "source", stored(), PatientID="WRONG")
+    volume = read_volume(tmp_path / "source")
+    write_derived(tmp_path / "a", volume, MADE)
+    write_derived(tmp_path / "b", volume.replaced(volume.data + 1), MADE)
+    for path in (tmp_path / "source").iterdir():
+        ds = pydicom.dcmread(path)
+        ds.PatientID = "RIGHT"
+        ds.save_as(path)
+    write_derived(tmp_path / "c", read_volume(tmp_path / "source"), MADE)
+    uids = [{ds.SOPInstanceUID for ds in headers(tmp_path / name)} for name in "abc"]
+    assert len(set.union(*uids)) == sum(map(len, uids))
+
+
 def test_values_beyond_the_sources_bits_are_kept(tmp_path):
     """12 bits unsigned from -1024 HU: -1500 and 20000 HU need signed values or more bits, 90000 another rescale."""
     pixels = stored()
