@@ -2,20 +2,16 @@
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from chromium import BINARY, Chromium
 from PIL import Image
 
 from medgen.reports.conversion import conversion_report
 from medgen.reports.evaluation import write_report
 from medgen.reports.images.windows import PRESETS
-
-sys.path.insert(0, str(Path(__file__).parent))
-from chromium import BINARY, Chromium  # noqa: E402
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="Chromium is not installed: apt-get install chromium")
 EVIL = "<script>alert(1)</script>"

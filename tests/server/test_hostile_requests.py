@@ -209,16 +209,16 @@ def odd_dicom(name, study):
 
 
 KINDS = {f.__name__: f for f in (addresses, tokens, lengths, hosts, noise, headers, bombs, archives, multiparts)}
-EACH = {
-    "multiparts": 150,
-    "addresses": 220,
+EACH = {  # 1,058 requests
+    "multiparts": 250,
+    "addresses": 420,
     "bombs": 8,
-    "headers": 40,
-    "tokens": 20,
-    "lengths": 20,
-    "hosts": 30,
-    "archives": 50,
-    "noise": 60,
+    "headers": 80,
+    "tokens": 30,
+    "lengths": 30,
+    "hosts": 40,
+    "archives": 80,
+    "noise": 120,
 }
 
 

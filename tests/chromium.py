@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 
 BINARY = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
@@ -14,9 +15,10 @@ FLAGS = (
 
 
 class Chromium:
-    """One page. ``problems``: console errors, and every request except for the page's own file."""
+    """One page. ``problems``: console errors, and every request except for the page's own file and below ``own``."""
 
-    def __init__(self, profile):
+    def __init__(self, profile, own=()):
+        self._own = ("data:", "about:", *own)
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
         command = [BINARY, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
@@ -70,16 +72,16 @@ class Chromium:
             self.problems.append(params)
         elif method == "Network.requestWillBeSent":
             url = params["request"]["url"]
-            if not url.startswith(("data:", "about:")) and params.get("type") != "Document":
+            if not url.startswith(self._own) and params.get("type") != "Document":
                 self.problems.append(url)
 
     def open(self, path, width=1280, height=900, scripts=True, first=""):
-        """Open a file. ``first``: script that runs before those of the page."""
+        """Open a file or an address. ``first``: script that runs before those of the page."""
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.resize(width, height)
         self._events.clear()
         early = self.call("Page.addScriptToEvaluateOnNewDocument", source=first)["identifier"]
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=path if isinstance(path, str) else path.resolve().as_uri())
         while "Page.loadEventFired" not in self._events:
             self._next()
         self.call("Page.removeScriptToEvaluateOnNewDocument", identifier=early)
@@ -105,6 +107,19 @@ class Chromium:
             self.call(
                 "Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", buttons=1, clickCount=1
             )
+
+    def choose_file(self, selector, path):
+        """Give a file input a file, as its dialog does."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+    def wait(self, script, seconds=60):
+        """Wait until an expression of the page is true."""
+        end = time.monotonic() + seconds
+        while not self.run(script):
+            assert time.monotonic() < end, (script, self.run("document.body.innerText"))
+            time.sleep(0.05)
 
     def press(self, key, code):
         for kind in ("keyDown", "keyUp"):
