@@ -8,6 +8,7 @@ SURE = 0.97  # the discriminator dominates above this accuracy on real and on fa
 CHANCE = 0.05  # D guesses if the mean of its accuracies on real and fake is this close to one half
 CONSTANT = 1e-3  # standard deviation of logits below which D gives the same answer for everything
 SMALL_SHARE = 0.01  # of the generator's loss: a smaller term has no effect
+REGULARISERS = {"share_G_smooth"}  # terms that are small where they do their work: the field of reggan is smooth
 BLIND = 0.30  # the discriminator fails below this accuracy on both
 SATURATED = 0.9  # fraction of saturated logits
 COLLAPSED = 0.1  # diversity of outputs relative to that of real images
@@ -66,7 +67,7 @@ def diagnose(rows: list[dict[str, float]]) -> list[str]:
                 "method.adversary.lr or method.adversary.filters, or set method.adversary.critic_steps to 2 or more"
             )
     for key, value in medians.items():
-        if key.startswith("share_") and value < SMALL_SHARE:
+        if key.startswith("share_") and key not in REGULARISERS and value < SMALL_SHARE:
             term = key.removeprefix("share_")
             weight = f"method.weight_{term.removeprefix('G_').removeprefix('F_')}"
             problems.append(

@@ -48,3 +48,7 @@ def test_too_few_rows_give_no_diagnosis():
 
 def test_only_the_last_rows_are_used():
     assert diagnose(rows(D__diversity=0.0) + rows()) == []
+
+
+def test_a_small_regulariser_is_no_problem():
+    assert diagnose(rows(share_G_smooth=0.0001)) == []
