@@ -176,7 +176,8 @@ def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") 
         return model.model_validate(values)
     except ValidationError as error:
         fault = error.errors()[0]
-        key = ".".join((*prefix.split(".")[:-1], *map(str, fault["loc"])))
+        place = [str(part) for part in fault["loc"] if "[" not in str(part)]  # without types such as tuple[str, ...]
+        key = ".".join((*prefix.split(".")[:-1], *place))
         if fault["type"] == "extra_forbidden":
             raise InputError(
                 "config-unknown-key", f"{where}: unknown key {key}{_nearest(model, fault['loc'], prefix)}"
@@ -185,6 +186,8 @@ def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") 
         if fault["type"] == "model_type":
             inner = (name for name, _ in _keys(model) if f"{prefix}{name}".startswith(f"{key}."))
             message = f"this is a section; set its keys, e.g. {prefix}{next(inner, 'name')}"
+        if fault["type"] in ("tuple_type", "list_type"):
+            message = "give a list, such as [a] or [a, b]"
         message = message[0].lower() + message[1:]
         actual = "" if isinstance(fault["input"], dict) else f" = {repr(fault['input'])[:200]}"
         raise InputError(

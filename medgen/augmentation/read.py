@@ -28,6 +28,7 @@ from medgen.data.cohort.layouts import (
     case_places,
     folders_without_case,
     label_case,
+    label_table_file,
     named_file,
     stated_part,
     unsupported_files,
@@ -244,11 +245,12 @@ def _folders(root: Path, channels: Sequence[str]) -> LabelledDataset:
             "with these folders; if each case has a folder, name its images with --channels (for example --channels "
             "imaging for case_00000/imaging.nii.gz)",
         )
-    table = root / "labels.json"
-    if not os.path.lexists(table):
+    table = label_table_file(root)
+    if table is None:
         raise InputError(
             "labels-table-missing",
-            f'{table} does not exist; create it with the name and value of each label, such as {{"liver": 1}}',
+            f"{root / 'labels.json'} does not exist; create it with the name and value of each label, such as "
+            '{"liver": 1}',
         )
     cases = _of_case_folders(root, places, folders) if places else _of_folders(root, folders)
     endings = {next(e for e in ENDINGS if has_ending(path, (e,))) for case in cases for path in case.images}

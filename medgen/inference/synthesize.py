@@ -6,6 +6,7 @@ number, so adding or removing a case does not change the others.
 
 import copy
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ from medgen.io.read import read_volume
 from medgen.io.volume import GRID_TOLERANCE, Volume, from_canonical, same_geometry, to_canonical
 from medgen.io.write import write_volume
 
+log = logging.getLogger(__name__)
 MARK = "synthetic"  # in every file's name
 SHARES = (0.2, 0.5)  # weight range of the other label map in a recombined one
 HU_WIDTH = 500  # images of a fixed window at least this wide are stored as integers
@@ -174,6 +176,11 @@ def _check_table(given: Mapping[int, str], whose: str, table: LabelTable) -> Non
         return {value: name for value, name in names.items() if value and not NUMBERED.match(name)}
 
     refuse_other_names(named(table.names), "the model", named(given), whose)
+    if named(given) and not named(table.names):
+        log.warning(
+            "warning: %s names labels, but the training data of the model had numbers only; check that %s there too",
+            *(whose, " and ".join(f"{value} is {name}" for value, name in list(named(given).items())[:2])),
+        )
 
 
 def _write_table(out: Path, table: LabelTable) -> None:

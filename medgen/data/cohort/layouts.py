@@ -232,10 +232,24 @@ def domain_folders(root: Path, domains: tuple[str, ...]) -> Found:
     return Found(cases, _table(root), {}, unsupported_files(*(root / d for d in domains)))
 
 
+def label_table_file(root: Path) -> Path | None:
+    """Return labels.json of a data set, else that beside its label maps, where ``medgen segment`` writes it, else None.
+
+    Raises:
+        InputError: there are both, and they differ.
+    """
+    found = [path for path in (root / "labels.json", root / "labels" / "labels.json") if os.path.lexists(path)]
+    if len(found) == 2 and named_labels(read_json(found[0]), found[0]) != named_labels(read_json(found[1]), found[1]):
+        raise InputError(
+            "labels-tables-disagree", f"{found[0]} and {found[1]} give labels other names; correct or remove one"
+        )
+    return found[0] if found else None
+
+
 def _table(root: Path) -> Labels:
-    """Return the content of labels.json; None if there is no such file."""
-    path = root / "labels.json"
-    return named_labels(read_json(path), path) if os.path.lexists(path) else None
+    """Return the content of `label_table_file`; None if there is no such file."""
+    path = label_table_file(root)
+    return None if path is None else named_labels(read_json(path), path)
 
 
 def unsupported_files(*folders: Path) -> list[str]:

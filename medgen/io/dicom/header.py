@@ -248,7 +248,7 @@ def _group_elements(items: list[Dataset]) -> Header:
             for group in element.value if element.VR == "SQ" else ():
                 found |= plain(group, SLICE_TAGS)
                 others |= {
-                    f"{tag:08x}": crc32(_stored(raw))
+                    f"{tag:08x}": crc32(stored_bytes(raw))
                     for tag, raw in group.items()
                     if tag not in KNOWN and _is_other(tag, raw)
                 }
@@ -312,7 +312,7 @@ def _decode(dataset: Dataset) -> Header:
     for tag, raw in list(dataset.items()):
         keyword, vr = KNOWN.get(tag, ("", ""))
         if not keyword and _is_other(tag, raw):
-            others[f"{tag:08x}"] = crc32(_stored(raw))
+            others[f"{tag:08x}"] = crc32(stored_bytes(raw))
         if not keyword or not raw.value:
             continue
         if isinstance(raw, RawDataElement) and isinstance(raw.value, bytes):
@@ -342,7 +342,7 @@ def _is_other(tag: int, raw: Any) -> bool:
     return raw.VR != "PN" and tag not in PERSON_NAMES
 
 
-def _stored(element: Any) -> bytes:
+def stored_bytes(element: Any) -> bytes:
     """Return the stored bytes of an element; for a sequence, those of its items, however their lengths are stored."""
     value = element.value
     if isinstance(value, bytes):
@@ -364,6 +364,6 @@ def _stored_items(items: Iterable[Dataset]) -> bytes:
     pieces = (
         part
         for item in items
-        for part in (b"item", *(f"{tag:08x}".encode() + _stored(inner) for tag, inner in item.items()))
+        for part in (b"item", *(f"{tag:08x}".encode() + stored_bytes(inner) for tag, inner in item.items()))
     )
     return b"".join(pieces)

@@ -14,6 +14,7 @@ from medgen.io.dicom.header import Slice, read_header, slices_of
 from medgen.io.dicom.parts import differing, numbered_apart
 from medgen.io.dicom.series import _chosen
 from medgen.io.dicom.stack import name, remarks, stack
+from medgen.io.dicom.torn import torn_slices
 from medgen.io.dicom.units import HU
 from medgen.io.dicom.voxels import values_of
 from medgen.io.volume import Geometry, Volume, checked_finite
@@ -22,8 +23,11 @@ LARGEST_HU = 2**15
 PROJECTION = re.compile(
     r"(?<![a-z])(thin|thick|ax|cor|sag)?(mip|min[\s_-]?ip|max[\s_-]?ip)s?(?![a-z])|^(maximum|minimum)$", re.IGNORECASE
 )  # in ImageType, FrameType or SeriesDescription
-BLANK_SHARE, BODY_SHARE = 0.25, 0.1  # of the rows of a slice that are blank, and of the next slice's voxels there
-AIR_HU = -500.0
+TORN = (
+    "{} slices, such as slice {}, end in rows of one value although the body goes on in the next slice: they may be "
+    "incomplete; copy the series again"
+)
+EMPTY = "{} slices at the ends, such as slice {}, hold one value only"
 SAME_RATIO = 0.05  # tolerance of distances that headers state
 
 
@@ -69,6 +73,7 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
         paddings[:, 0, 0, k] = (np.nan, np.nan) if padding is None else padding
         unit_warnings |= {unit_warning: None} if unit_warning else {}
     checked_finite(data, folder)
+    torn, empty = torn_slices(data) if HU in units else ([], [])
     return Volume(
         data,
         geometry.affine,
@@ -81,9 +86,9 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
             *_projected(slices),
             *unit_warnings,
             *_beyond_ct(data, paddings, units),
-            *_blank(data, units),
+            *([TORN.format(len(torn), torn[0])] if torn else []),
         ),
-        notes=tuple(remarks(slices)),
+        notes=(*remarks(slices), *([EMPTY.format(len(empty), empty[0])] if empty else [])),
         unit=_one_unit(units),
         padding=None if np.isnan(paddings).all() else (paddings[0], paddings[1]),
     )
@@ -120,32 +125,6 @@ def _beyond_ct(data: np.ndarray, paddings: np.ndarray, units: Iterable[str]) -> 
     return [
         f"slice {k + 1} has values as {float(data[:, :, k][odd[:, :, k]][0]):.6g} HU, which no scanner stores; its "
         "PixelRepresentation may be wrong"
-    ]
-
-
-def _blank(data: np.ndarray, units: Iterable[str]) -> list[str]:
-    """A warning about CT slices that end in blank rows although the next slice has a body there: a torn transfer."""
-    count = data.shape[2]
-    if HU not in units or count < 3:
-        return []
-    rows = data.shape[1]
-    filled = np.zeros(count, int)  # rows up to the last one that is not blank
-    for k in range(count):
-        used = (data[:, :, k] != data[-1, -1, k]).any(axis=0)
-        filled[k] = rows - int(np.argmax(used[::-1])) if used.any() else 0
-    most = int(np.median(filled))
-    torn = np.flatnonzero(filled < most - BLANK_SHARE * rows)
-    whole = np.flatnonzero(filled >= most - BLANK_SHARE * rows)
-    found = []
-    for k in torn.tolist():
-        near = data[:, filled[k] : most, whole[np.argmin(np.abs(whole - k))]]
-        if (near > AIR_HU).mean() > BODY_SHARE:
-            found.append(k + 1)
-    if not found:
-        return []
-    return [
-        f"{len(found)} slices, such as slice {found[0]}, end in rows of one value although the next slice has a body "
-        "there: they may be incomplete; copy the series again"
     ]
 
 

@@ -238,3 +238,19 @@ def test_folders_inside_a_contrast_folder_are_refused(tmp_path):
     put(tmp_path, "source/P01/scan.nii.gz", "target/P01/scan.nii.gz")
     with refused("cohort-folders-too-deep", names="source/CASE.nii.gz"):
         read_cohort(tmp_path)
+
+
+@pytest.mark.parametrize("beside", ["labels.json", "labels/labels.json"])
+def test_the_table_of_labels_lies_in_the_root_or_beside_the_label_maps(tmp_path, beside):
+    """``medgen segment`` writes it beside the label maps."""
+    write_folders(tmp_path)
+    table = json.loads((tmp_path / "labels.json").read_text())
+    (tmp_path / "labels.json").rename(tmp_path / beside)
+    how = {"sources": (next(p.name for p in tmp_path.iterdir() if p.name in ("images", "source")),), "targets": ()}
+    assert read_cohort(tmp_path, **how).label_values == {k: v for k, v in table.items() if k != "background"}
+    assert read_dataset(tmp_path).labels == read_dataset(tmp_path).labels and "liver" in read_dataset(tmp_path).labels
+    (tmp_path / "labels.json").write_text(json.dumps({"kidney": 1}))
+    (tmp_path / "labels" / "labels.json").write_text(json.dumps({"liver": 1}))
+    for read in (lambda: read_cohort(tmp_path, **how), lambda: read_dataset(tmp_path)):
+        with refused("labels-tables-disagree", names="labels"):
+            read()

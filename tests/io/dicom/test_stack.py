@@ -195,23 +195,3 @@ def test_slices_farther_apart_than_stated_are_told(tmp_path, step, stated, thick
 def test_projections_of_slabs_are_named(kind, description, projected, tmp_path):
     write_ct(tmp_path, stored(4, 8, 9), ImageType=kind, SeriesDescription=description)
     assert any("names a projection" in text for text in read_volume(tmp_path).warnings) == projected
-
-
-@pytest.mark.parametrize("lost", [{2: 0}, {5: 0}, {0: 0, 1: 0}, {3: 10}, {}])
-def test_slices_whose_last_rows_are_blank_are_told(lost, tmp_path):
-    """The rows of a slice (its key) from a number on are zero, as after a transfer that broke off."""
-    pixels = np.random.default_rng(0).integers(0, 40, (6, 24, 20))
-    pixels[:, 4:20, 4:16] = 1060
-    for k, row in lost.items():
-        pixels[k, row:] = 0
-    write_ct(tmp_path, pixels.astype(np.uint16))
-    told = [text for text in read_volume(tmp_path).warnings if "may be incomplete" in text]
-    assert len(told) == bool(lost) and all(f"{len(lost)} slices, such as slice {min(lost) + 1}," in t for t in told)
-
-
-def test_slices_beyond_the_body_and_round_fields_of_view_are_not_incomplete(tmp_path):
-    pixels = np.zeros((8, 24, 20), np.uint16)
-    for k in range(6):  # the body becomes smaller, and two slices are empty
-        pixels[k, 4 + k : 20 - k, 8:12] = 1060
-    write_ct(tmp_path, pixels)
-    assert not any("may be incomplete" in text for text in read_volume(tmp_path).warnings)

@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
@@ -32,7 +30,7 @@ from medgen.io.dicom.derived.references import (
     reference,
     series_reference,
 )
-from medgen.io.dicom.header import read_header
+from medgen.io.dicom.header import read_header, stored_bytes
 from medgen.io.dicom.pixels import PER_FRAME, SHARED, Encoding, Format, encoding, rescale_of
 from medgen.io.dicom.read import check_unchanged
 from medgen.io.dicom.strip import strip
@@ -41,6 +39,7 @@ from medgen.io.names import short_reason
 from medgen.io.volume import Volume
 
 FLOAT_PIXELS = ("FloatPixelData", "DoubleFloatPixelData")
+PIXELS = ("PixelData", *FLOAT_PIXELS)
 MAKER = "medgen"
 REFERRED = ("SOPInstanceUID", "SeriesInstanceUID", "SOPClassUID", "StudyInstanceUID")
 WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}  # bytes per word of these VRs
@@ -89,7 +88,7 @@ def write_derived(
         _deidentified(headers, deidentifier)
         series_references.append(series_reference(list(headers.values())))
         images += [[str(headers[file].SOPInstanceUID), frame] for file, frame in other.frames or ()]
-    origin = _content(images, sources, volume)
+    origin = _content(images, sources)
     members: dict[Path, list[int]] = {}
     for k, (file, _) in enumerate(volume.frames):
         members.setdefault(file, []).append(k)
@@ -189,16 +188,18 @@ def _headers(volume: Volume) -> dict[Path, FileDataset]:
     return found
 
 
-def _content(images: Sequence[Any], headers: Mapping[Path, Dataset], volume: Volume) -> str:
-    """Hash of the source images, their headers and the values to write: other content must not have the same UIDs."""
+def _content(images: Sequence[Any], headers: Mapping[Path, Dataset]) -> str:
+    """Hash of the source images, their headers and their pixels: other content must not have the same UIDs.
+
+    The values to write are not part of it, because their rounding depends on the machine.
+    """
     digest = hashlib.sha256(json.dumps(images).encode())
-    for dataset in headers.values():
-        stream = DicomBytesIO()
-        stream.is_little_endian, stream.is_implicit_VR = True, False
-        write_dataset(stream, dataset)
-        digest.update(stream.getvalue())
-    for k in range(volume.data.shape[2]):
-        digest.update(np.ascontiguousarray(volume.data[:, :, k]).tobytes())
+    for file, dataset in headers.items():
+        for element in dataset.values():
+            digest.update(f"{element.tag} ".encode() + stored_bytes(element))
+        pixels = dcmread(file, force=True, specific_tags=list(PIXELS))
+        for name in PIXELS:
+            digest.update(pixels[name].value if name in pixels else b"")
     return digest.hexdigest()
 
 
@@ -294,7 +295,7 @@ def _derive(
     """Turn the header of a source image into that of the derived image, in place.
 
     Args:
-        origin: see `_content`: if the study gained images, a header was corrected, or another volume of the same file
+        origin: see `_content`: if the study gained images, the source was corrected, or another volume of the same file
             was converted, the result differs, so the UIDs must differ too.
         frames: source frame index (from 0) of each frame.
         series_references: references to all source series.
