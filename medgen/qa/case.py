@@ -56,7 +56,7 @@ class Reason:
 
 @dataclass
 class Checked:
-    """Inputs and results of the checks. All arrays are on one grid; the checks add to ``values`` and ``reasons``."""
+    """Inputs and results of the checks. All arrays but ``whole`` are on one grid; ``values`` and ``reasons`` grow."""
 
     source: np.ndarray
     output: np.ndarray
@@ -69,6 +69,7 @@ class Checked:
     limits: Thresholds
     hu: bool
     origin: np.ndarray  # offset of this grid's first voxel from the volume's, mm
+    whole: dict[str, np.ndarray] = field(default_factory=dict)  # images and body, not cropped
     affine: np.ndarray | None = None  # (4, 4), voxels of the volume → mm in scanner coordinates (RAS)
     values: dict[str, float | str] = field(default_factory=dict)
     reasons: list[Reason] = field(default_factory=list)

@@ -100,7 +100,7 @@ def check_case(
 
 
 def _content_findings(case: Checked) -> None:
-    checks = [findings.structure_findings]
+    checks = [findings.structure_findings, findings.background_findings]
     if case.hu:
         checks.append(findings.hounsfield_findings)
         if case.limits.contrast_removed:
@@ -137,8 +137,9 @@ def _prepared(
     body = body_mask(coarse)
     crop = _body_crop(body)
 
-    def image(v: np.ndarray | None) -> np.ndarray | None:
-        return None if v is None else np.ascontiguousarray(_averaged(v, factor)[crop])
+    whole = {"source": coarse, "output": _averaged(output, factor), "body": body}
+    if truth is not None:
+        whole["truth"] = _averaged(truth, factor)
 
     def whole_numbers(v: np.ndarray | None) -> np.ndarray | None:
         return None if v is None else _block_labels(v, factor)[crop]
@@ -146,16 +147,17 @@ def _prepared(
     step = np.multiply(spacing, factor)
     return Checked(
         source=np.ascontiguousarray(coarse[crop]),
-        output=np.ascontiguousarray(_averaged(output, factor)[crop]),
+        output=np.ascontiguousarray(whole["output"][crop]),
         spacing=(float(step[0]), float(step[1]), float(step[2])),
         body=np.ascontiguousarray(body[crop]),
-        truth=image(truth),
+        truth=np.ascontiguousarray(whole["truth"][crop]) if truth is not None else None,
         labels=whole_numbers(labels),
         names=names,
         lesions=whole_numbers(lesions),
         limits=limits,
         hu=limits.hounsfield and looks_like_hu(source) and _hu_expected(output, truth, limits),
         origin=np.array([c.start for c in crop]) * step + (step - spacing) / 2,
+        whole=whole,
     )
 
 

@@ -15,7 +15,7 @@ from medgen.data.body_mask import looks_like_hu
 from medgen.data.labels.overlap import label_dice
 from medgen.qa import lesion_findings
 from medgen.qa.case import Checked, Status, ball_mm, place_of
-from medgen.qa.measures import enhancement, geometry, hounsfield, structure, trunk_wall
+from medgen.qa.measures import background, enhancement, geometry, hounsfield, structure, trunk_wall
 from medgen.terminology import is_lesion
 
 # Minimum edge correlation of two scans of one patient, in MR and in CT. Two contrasts of one patient reach at least
@@ -26,6 +26,8 @@ UNCLEAR_FLIP = 0.05  # gain up to which a flip is not told from another scan; fl
 SHARED_EDGES_MM = 2.5  # finest voxel size up to which shifts are measured by the edges of the other findings (2 mm)
 MOST_UPTAKE = 60.0  # HU by which contrast medium changes the median of soft tissue at most
 HARDLY = ", which contrast medium hardly reaches,"  # of fat, muscle and lung
+HAZE = 0.1  # of the range of an image without units, around the body; real pairs have 0.00
+HAZE_HU, NOISE_HU, DENSE_ML = 100.0, 150.0, 3.0  # of CT around the body
 FAIL_FACTOR = 1.5  # a value beyond this multiple of its limit fails, below it asks for review
 
 
@@ -104,6 +106,47 @@ def structure_findings(case: Checked) -> None:
             least = min(excess[name], _excess(versus_truth[name], limits[name], side))
             status: Status = "fail" if least > FAIL_FACTOR else "review"
             case.add("structure", status, f"{text} {found[name]:.2f}, {side} {limits[name]:g}.", excused=least <= 1)
+
+
+def background_findings(case: Checked) -> None:
+    """Check that the output shows nothing around the body where the input shows nothing: no haze, noise or structure.
+
+    In CT the background of the input is air; other images are compared with their own darkest voxels.
+    """
+    hu = case.hu
+    if looks_like_hu(case.source) != hu:
+        return  # CT against images without units
+    source, body, truth = case.whole["source"], case.whole["body"], case.whole.get("truth")
+    around = background.background_of(source, body, case.spacing, hu)
+    if around is None:
+        return
+
+    def measured(image: np.ndarray) -> background.Background:
+        return background.measure(image, source, around, body, case.spacing, hu)
+
+    found = measured(case.whole["output"])
+    usual = measured(source)  # 0 in CT
+    case.values |= {"background_level": found.level} | ({"background_noise": found.noise} if hu else {})
+    limits = {"level": HAZE_HU, "noise": NOISE_HU, "dense_ml": DENSE_ML} if hu else {"level": HAZE}
+    texts = {
+        "level": "Around the body the output is {:+.0f} HU off the air of the input (limit {:g} HU)."
+        if hu
+        else "Around the body the output has {:.0%} of its range, more than the input (limit {:.0%}): a haze.",
+        "noise": "Around the body the output varies by {:.0f} HU where the input has air (limit {:g} HU).",
+        "dense_ml": "Around the body the output shows {:.1f} ml where the input has air (limit {:g} ml).",
+    }
+    true = None
+    for name, limit in limits.items():
+        value = getattr(found, name)
+        excess = max(abs(value) if hu else value - getattr(usual, name), 0.0) / limit
+        if excess <= 1:
+            continue
+        least = excess
+        if case.truth is not None and truth is not None:
+            true = true or measured(truth)
+            least = min(excess, abs(value - getattr(true, name)) / limit)
+        status: Status = "fail" if least > FAIL_FACTOR else "review"
+        case.add("structure", status, texts[name].format(value, limit), excused=least <= 1)
 
 
 def truth_findings(case: Checked) -> None:

@@ -7,7 +7,7 @@ from scipy import ndimage
 from medgen.phantom.cohort import LABELS, make_patient
 from medgen.qa import check as safety
 from medgen.qa.check import check_case
-from medgen.qa.limits import Thresholds
+from medgen.qa.limits import Thresholds, load_thresholds
 
 NAMES = {value: name for name, value in LABELS.items()}
 MM = (2.5, 2.5, 2.5)
@@ -129,6 +129,42 @@ def test_images_without_units_are_checked_only_for_structure():
     good, bad = check_case(x, y, (1.0, 1.0, 1.0)), check_case(x, np.flip(y, 0), (1.0, 1.0, 1.0))
     assert "HU" not in " ".join(map(str, (*good.reasons, *bad.reasons))) and "change_fat" not in good.values
     assert "flip" in faults(bad) and not faults(good) & {"flip", "shift", "offset", "enhancement"}
+
+
+@pytest.mark.parametrize(
+    ("level", "noise", "status"), [(0, 0, "pass"), (30, 0, "pass"), (300, 0, "fail"), (0, 200, "fail")]
+)
+def test_a_haze_around_a_masked_brain_is_found(level, noise, status):
+    rng, shape = np.random.default_rng(0), (56, 52, 40)
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    brain = (x / 0.7) ** 2 + (y / 0.75) ** 2 + (z / 0.8) ** 2 < 1
+    blobs = ndimage.gaussian_filter(rng.normal(size=shape), 3)
+    tissue = 200 + 200.0 * np.digitize(blobs, np.quantile(blobs, [0.3, 0.7])) + rng.normal(0, 5, shape)
+    source, truth = np.where(brain, tissue, 0.0), np.where(brain, 150 + 0.7 * tissue, 0.0)
+    output = np.where(brain, truth, level + rng.normal(0, 1, shape) * noise)
+    for known in (None, truth):
+        verdict = check_case(source, output, (1.0, 1.0, 1.0), truth=known, thresholds=load_thresholds())
+        assert verdict.status == status, verdict.reasons
+        assert ("Around the body" in " ".join(map(str, verdict.reasons))) == (status == "fail")
+
+
+@pytest.mark.parametrize("fault", ["haze", "noise", "ball"])
+def test_what_an_output_shows_in_the_air_around_the_body_is_found(patient, fault):
+    source, truth = patient.contrast, patient.noncontrast
+    air = ~ndimage.binary_dilation(source > -850, iterations=3)
+    output = truth.astype(np.float32).copy()
+    rng = np.random.default_rng(0)
+    if fault == "haze":
+        output[air] += 200
+    elif fault == "noise":
+        output[air] += rng.normal(0, 200, air.sum())
+    else:
+        centre = np.unravel_index(ndimage.distance_transform_edt(air).argmax(), air.shape)
+        places = np.indices(air.shape).T - centre
+        output[((places**2).sum(-1) < 30).T & air] = 100
+    for known, limits in ((None, Thresholds()), (truth, Thresholds()), (truth, load_thresholds())):
+        verdict = check_case(source, output, MM, truth=known, thresholds=limits)
+        assert verdict.status != "pass" and any("Around the body" in str(reason) for reason in verdict.reasons)
 
 
 def test_a_segmenter_that_finds_an_organ_elsewhere(patient):

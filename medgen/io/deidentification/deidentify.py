@@ -58,6 +58,11 @@ CODES: dict[str, Callable[[str], bool]] = {
     "CodingSchemeDesignator": grammar.is_scheme,
     "CodingSchemeVersion": lambda text: re.fullmatch(r"[\d._-]{1,16}", text, re.ASCII) is not None,
 }
+# Words of names that stand for any patient.
+NOBODY = set(
+    "anon anonym anonymous anonymized anonymised anonymize anonymise deidentified de identified identity removed "
+    "unknown none no name noname patient subject case test dummy redacted hidden empty x xx xxx xxxx".split()
+)
 PIXELS = 0x7FE00010
 BIRTH = {"PatientBirthDate", "PatientBirthTime"}
 DUMMIES: dict[str, Any] = {"DA": "19000101", "TM": "000000", "DT": "19000101000000", "AS": "000Y", "UR": "urn:none"}
@@ -275,13 +280,15 @@ def _earlier(text: str, days: int) -> str:
 def _patient(dataset: Dataset) -> str:
     """Return what identifies the patient: the ID, else name and birth date, else the StudyInstanceUID.
 
-    Case and empty parts of a name count for nothing: DOE^JANE and Doe^Jane^^^ are one.
+    Case and empty parts of a name count for nothing: DOE^JANE and Doe^Jane^^^ are one. A birth date alone, and a name
+    that an anonymiser gave to all, identify nobody.
     """
     identifier = str(dataset.get("PatientID") or "").strip()
     if not identifier:
         name, born = (str(dataset.get(keyword) or "").strip() for keyword in ("PatientName", "PatientBirthDate"))
         groups = ["^".join(part.strip() for part in group.split("^")).rstrip("^") for group in name.split("=")]
-        identifier = "=".join(groups).rstrip("=").casefold() + "\n" + born
+        named = "=".join(groups).rstrip("=").casefold()
+        identifier = named + "\n" + born if set(re.findall(r"[^\W\d_]+", named)) - NOBODY else ""
     return identifier.strip() or str(dataset.get("StudyInstanceUID") or "")
 
 

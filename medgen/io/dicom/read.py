@@ -48,6 +48,10 @@ def read_series(folder: str | Path, *, series: str | None = None) -> Volume:
     folder = Path(folder)
     chosen = _chosen(folder, series)
     volume = read_slices(chosen.slices, folder)
+    if chosen.remark:
+        volume = replace(
+            volume, warnings=(*volume.warnings, f"{folder} is read although it is no scan: {chosen.remark}")
+        )
     beside = (f"skipped because it is not part of the scan: {chosen.beside}",) if chosen.beside else ()
     return replace(volume, notes=(*volume.notes, *beside))
 

@@ -5,9 +5,11 @@ Voxel values are modality values: RescaleSlope and RescaleIntercept, or the moda
 values are in HU. MONOCHROME1 affects only the display, so values are not inverted (ITK inverts them).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from medgen.errors import InputError
 from medgen.io.dicom.derived.copies import Copies
@@ -15,10 +17,11 @@ from medgen.io.dicom.elements import Header, numbers, texts
 from medgen.io.dicom.header import Slice, is_scan, read_header, slices_of
 from medgen.io.dicom.lost import lost_slices
 from medgen.io.dicom.parts import parts
-from medgen.io.dicom.stack import image_type, is_colour, is_tiled, why_no_volume
+from medgen.io.dicom.stack import image_type, is_colour, is_tiled, stack, why_no_volume
 from medgen.io.dicom.units import CAPTURES
 from medgen.io.paths import broken_link_message, require_path, walk
 
+SAME_AXES = 1e-3  # difference of direction cosines
 CAPTURE, UNPLACED = "secondary capture", "no patient coordinates"  # values of Series.remark
 
 
@@ -62,8 +65,8 @@ class Series:
 def list_series(folder: str | Path) -> list[Series]:
     """List the image series in ``folder``, sorted by series number.
 
-    Subfolders are searched only if ``folder`` itself contains no image. Segmentations, dose objects and other objects
-    that accompany a scan are excluded.
+    Subfolders are searched only if ``folder`` itself contains no image of a scan. Segmentations, dose objects and other
+    objects that accompany a scan are excluded.
 
     Raises:
         InputError: a DICOM file cannot be parsed (if ignored, its slice would be missing), or a folder cannot be
@@ -72,7 +75,7 @@ def list_series(folder: str | Path) -> list[Series]:
     folder = require_path(folder)
     try:
         found = _images(path for path in sorted(folder.iterdir()) if _is_file(path))
-        if not found:
+        if all(_remark(header) for _, header in found):  # no image, or only a scout above the folders of the series
             walked = walk(folder, _reraise)  # rglob silently skips folders that cannot be listed
             paths = sorted(directory / name for directory, _, names in walked for name in names)
             found = _images(path for path in paths if _is_file(path))
@@ -203,11 +206,32 @@ def _split_scan(members: list[Slice]) -> tuple[list[Slice], str]:
     original = [item for item in scan if "ORIGINAL" in image_type(item.header)]
     others = len(scan) - len(original)
     if 0 < others < len(original) and why_no_volume(scan) and len(parts(scan)) == 1 and not why_no_volume(original):
-        scan = original
+        scan = scan if _continued(original, scan) else original
     kept = {id(item) for item in scan}
     skipped = [item.header for item in members if id(item) not in kept]
     reasons = dict.fromkeys(_remark(header) or "derived image" for header in skipped)
     return scan, f"{len(skipped)} of the images in this series ({', '.join(reasons)})" if skipped else ""
+
+
+def _continued(slices: Sequence[Slice], more: Sequence[Slice]) -> bool:
+    """Whether images of ``more`` lie in line with ``slices``, a volume, beyond its ends: its slices after a gap."""
+    ordered = stack(slices, slices[0].file.parent)[0]
+    places = [numbers(item.header, "ImagePositionPatient", 3) for item in (ordered[0], ordered[-1])]
+    axes = numbers(ordered[0].header, "ImageOrientationPatient", 6)
+    if len(ordered) < 2 or axes is None or places[0] is None or places[1] is None:
+        return False
+    step = (places[1] - places[0]) / (len(ordered) - 1)
+    length = float(np.linalg.norm(step))
+    for item in more:
+        place = numbers(item.header, "ImagePositionPatient", 3)
+        own_axes = numbers(item.header, "ImageOrientationPatient", 6)
+        if place is None or own_axes is None or np.abs(own_axes - axes).max() > SAME_AXES:
+            continue
+        along = float((place - places[0]) @ step) / length**2
+        aside = float(np.linalg.norm(place - places[0] - along * step))
+        if aside < 0.1 * length and not -0.5 < along < len(ordered) - 0.5:
+            return True
+    return False
 
 
 def _image_kind(header: Header) -> tuple[str, ...]:

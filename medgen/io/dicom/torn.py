@@ -2,8 +2,9 @@
 
 import numpy as np
 
-BLANK_SHARE = 0.25  # of the rows: fewer blank ones are not looked at
+BLANK_SHARE = 0.2  # of the rows: fewer blank ones are not looked at
 BODY_SHARE = 0.1  # of the voxels: less body in the next slice says nothing
+CUT = 0.8  # body in the last row of a torn slice, as a share of that in the next slice; anatomy becomes narrower
 AIR_HU = -500.0
 
 
@@ -34,6 +35,8 @@ def torn_slices(data: np.ndarray) -> tuple[list[int], list[int]]:
             continue
         if filled[k] == 0:
             (torn if inside[0] < k < inside[-1] else empty).append(k + 1)
-        elif last >= 0 and 2 * (data[:, last, k] > AIR_HU).sum() > near[:, last].sum() > BODY_SHARE * len(near):
+        elif any(filled[k] == filled[other] for other in (k - 1, k + 1) if 0 <= other < count):
+            continue  # two neighbours are hardly torn in the same row
+        elif last >= 0 and (data[:, last, k] > AIR_HU).sum() >= CUT * near[:, last].sum() > BODY_SHARE * len(near):
             torn.append(k + 1)
     return torn, empty

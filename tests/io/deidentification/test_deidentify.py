@@ -196,6 +196,17 @@ def test_without_an_id_a_name_counts_without_case_and_empty_parts():
     assert len({of("DOE^JANE"), of("DOE^JOHN"), of("DOE^JANE", "19600103"), of("DOE^^JANE"), of("x", number="7")}) == 5
 
 
+@pytest.mark.parametrize("name", ["", "Anonymous", "ANON^ANON", "Patient 1", "De-identified"])
+@pytest.mark.parametrize("born", ["", "19000101", "19700101"])
+def test_what_an_anonymiser_gave_to_all_identifies_nobody(name, born):
+    def of(study):
+        ds = Dataset()
+        ds.PatientName, ds.PatientBirthDate, ds.PatientID, ds.StudyInstanceUID = name, born, "", study
+        return _patient(ds)
+
+    assert of("1.2") != of("1.3") and of("1.2") == of("1.2")
+
+
 def test_one_key_gives_one_patient_and_consistent_uids(tmp_path):
     uids = [write_ct(tmp_path / name, stored(2, 8, 8)) for name in "ab"]
     for path in (tmp_path / "b").iterdir():  # another series of the same study

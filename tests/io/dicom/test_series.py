@@ -1,5 +1,6 @@
 """DICOM series: voxels and geometry compared with SimpleITK, on series written with pydicom."""
 
+import shutil
 import struct
 import threading
 import warnings
@@ -515,3 +516,23 @@ def test_a_number_in_the_list_that_another_series_has_is_refused(tmp_path):
     with refused("dicom-series-number-ambiguous", names="'native'"):
         read_volume(tmp_path, series="2")
     assert read_volume(tmp_path, series="1").data.shape[2] == 4
+
+
+def test_a_scout_above_the_folder_of_the_scan_does_not_hide_it(tmp_path):
+    write_series(tmp_path / "CT", scan(4))
+    write_series(tmp_path, scan(1), names=["scout"], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    assert read_volume(tmp_path).data.shape[2] == 4
+    shutil.rmtree(tmp_path / "CT")
+    assert "no scan: localiser" in read_volume(tmp_path).warnings[-1]
+
+
+def test_derived_slices_after_a_gap_are_part_of_the_scan(tmp_path):
+    """A slice is lost, and those after it were marked as derived by another program."""
+    write_series(tmp_path, scan(10), ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
+    for path in sorted(tmp_path.iterdir(), key=lambda p: float(pydicom.dcmread(p).ImagePositionPatient[2]))[8:]:
+        ds = pydicom.dcmread(path)
+        ds.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+        ds.save_as(path)
+    sorted(tmp_path.iterdir(), key=lambda p: float(pydicom.dcmread(p).ImagePositionPatient[2]))[7].unlink()
+    with refused("dicom-spacing-uneven"):
+        read_volume(tmp_path)

@@ -219,6 +219,12 @@ def test_values_do_not_depend_on_the_unit(tmp_path):
         ({"ImageType": ["DERIVED", "SECONDARY"]}, False),
         ({"RescaleSlope": None, "RescaleIntercept": None}, True),
         ({"RescaleSlope": "1", "RescaleIntercept": None}, True),
+        *(({"ImageType": ["DERIVED", "SECONDARY", "AXIAL"], "RescaleType": "HU", "SeriesDescription": name}, doubtful)
+          for name, doubtful in (("Iodine", True), ("Iodine no Water", True), ("ECV map", True), ("SPR", True),
+                                 ("FFR-CT", True), ("Fat Fraction", True), ("Abdomen Iodine 300", False),
+                                 ("VNC", False), ("Iodine removed", False), ("Rhodes protocol", False))),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"], "SeriesDescription": "RhoZ Rho"}, True),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"], "SeriesDescription": "Stopping Power Ratio"}, True),
         ({"RescaleSlope": "1", "RescaleIntercept": ""}, True),
         ({"RescaleSlope": None, "RescaleIntercept": "0"}, True),
         ({"RescaleSlope": "1", "RescaleIntercept": "0"}, False),
