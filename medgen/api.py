@@ -78,7 +78,7 @@ def load(folder: str | Path, *, device: str = "cpu", target: str | None = None) 
         target: the domain to translate to, for a model with several.
 
     Raises:
-        InputError: not a model folder, another format version, or an unknown target.
+        InputError: not a model folder, another format version, an unknown target, or a device that torch cannot use.
 
     >>> model = medgen.load("RUN/best")
     >>> model.settings.method.name

@@ -149,6 +149,17 @@ def save_model(folder: Path, generator: nn.Module, info: ModelInfo, *, half: boo
     (folder / "model.json").write_text(INNER_LIST.sub(lambda found: " ".join(found[0].split()), text))
 
 
+def check_device(name: str) -> None:
+    """Raise InputError if torch cannot use a device, such as cuda:1."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            "option-device-unusable",
+            f"the device {name} cannot be used; choose another one, such as cpu: {str(error).splitlines()[0]}",
+        ) from None
+
+
 def load_model(
     folder: Path, device: torch.device | str = "cpu", *, target: str | None = None, ensembles: bool = False
 ) -> Model:
@@ -161,9 +172,10 @@ def load_model(
         ensembles: whether the caller translates by ``Model.members``, so that the folder may be an ensemble.
 
     Raises:
-        InputError: unknown target, an ensemble, not a model folder, another format version, or damaged or modified
-            content.
+        InputError: unknown target, an ensemble, not a model folder, another format version, damaged or modified
+            content, or a device that torch cannot use.
     """
+    check_device(str(device))
     folder = recover(model_folder(folder))
     if ensembles and (folder / ENSEMBLE).is_file():
         return _load_ensemble(folder, device, target)

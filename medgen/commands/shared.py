@@ -122,14 +122,10 @@ def pick_device(name: str) -> str:
     """Check that torch can use the device. ``auto`` selects cuda, else mps, else cpu."""
     import torch
 
+    from medgen.checkpoint import check_device
+
     if name != "auto":
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(
-                "option-device-unusable",
-                f"--device {name} cannot be used; choose another one, such as auto: {str(error).splitlines()[0]}",
-            ) from None
+        check_device(name)
         return name
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 

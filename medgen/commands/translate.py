@@ -207,8 +207,9 @@ class _Run:
             print_line(f"  warning: {warning}")
         for note in entry.notes:
             print_line(f"  note: {note}")
-        for reason in entry.reasons:
-            print_line(f"  {entry.verdict}: {reason}")
+        for finding in entry.findings:
+            if not any(warning in finding["text"] for warning in entry.warnings):  # printed above
+                print_line(f"  {finding['status']}: {finding['text']}")
         if entry.error:
             print_line(f"  error: {entry.error}")
         if entry.verdict == "fail" and self.sending.storage is not None:

@@ -1,5 +1,6 @@
 """Select the DICOM series to convert in a folder of mixed studies: one per study and folder, or by rules."""
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,10 @@ from medgen.io.dicom.elements import numbers, texts
 from medgen.io.dicom.index import Index
 from medgen.io.dicom.series import CAPTURE, UNPLACED, Series, choose, grouped, series_key
 from medgen.io.dicom.stack import why_no_volume
-from medgen.io.names import folded
+from medgen.io.names import folded, one_line
 from medgen.io.text import read_text
 
+log = logging.getLogger(__name__)
 Pattern = Annotated[str, Field(max_length=500)]
 
 
@@ -236,7 +238,15 @@ def _scans_of_study(
     try:
         picked = rules.pick(usable) if rules is not None else [choose(series, selected, folder)]
         if rules is not None and not rules.every and len(picked) > 1:
-            choose(picked, None, folder)
+            listing = "; ".join(one.describe() for one in picked)
+            raise InputError(
+                "rules-several-series",
+                f"{folder}: {len(picked)} series match the rule that decides; narrow it, or set every: true to convert "
+                f"all: {listing}",
+            )
+        if rules is not None and not picked:
+            unchosen = "; ".join(one.describe() for one in usable) or "no scan"
+            log.warning("warning: %s: the rules select none of its series: %s", folder, one_line(unchosen))
     except InputError as error:
         return [Found(_case(folder, series[0], only_study), folder, None, str(error))]
     single = only_study and len(picked) == 1

@@ -153,8 +153,9 @@ def _state(hu: Sequence[float], low: float, high: float) -> str:
 
 def _against(hu: Sequence[float], low: float, high: float, by: str) -> str:
     if by == "truth":
-        off = hu[1] - hu[2]
-        return f"{off:+.0f} HU off the truth (limits {low - hu[2]:+.0f} to {high - hu[2]:+.0f} HU)"
+        off, least, most = hu[1] - hu[2], low - hu[2], high - hu[2]
+        shown = f"{off:+.1f}" if round(off) in (round(least), round(most)) else f"{off:+.0f}"  # not 12 beyond 12
+        return f"{shown} HU off the truth (limits {least:+.0f} to {most:+.0f} HU)"
     source = " as the segmenter finds it" if by == "segmenter" else ""
     return f"outside {low:.0f} to {high:.0f} HU without contrast medium{source}"
 

@@ -4,11 +4,15 @@ Server and project are set as their users know it, by the environment (MLFLOW_TR
 """
 
 import importlib
+import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from medgen.errors import InputError
+from medgen.errors import InputError, reason
+
+log = logging.getLogger(__name__)
 
 
 class Logger(Protocol):
@@ -24,6 +28,8 @@ class MLflow:
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
         self.mlflow = _package("mlflow")
+        for name, value in (("MAX_RETRIES", "2"), ("TIMEOUT", "20")):  # its defaults wait for minutes
+            os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
         self.run = self.mlflow.start_run(run_name=out.resolve().name)
         self.mlflow.log_params(_flat(settings))
 
@@ -56,9 +62,47 @@ def check_loggers(names: Sequence[str]) -> None:
         _package(name)
 
 
+class Lossy:
+    """A logger whose errors end only itself: a training does not depend on a server. The CSV files have all values."""
+
+    def __init__(self, name: str, logger: Logger) -> None:
+        self.name, self.logger, self.lost = name, logger, False
+
+    def add_scalar(self, key: str, value: float, step: int) -> None:
+        self._attempt(lambda: self.logger.add_scalar(key, value, step))
+
+    def close(self) -> None:
+        self._attempt(self.logger.close)
+
+    def _attempt(self, act: Callable[[], Any]) -> None:
+        if self.lost:
+            return
+        try:
+            act()
+        except Exception as error:  # the packages raise arbitrary exceptions
+            self.lost = True
+            log.warning("warning: %s gets no more values: %s; the CSV files have all", self.name, reason(error))
+
+
 def open_loggers(names: Sequence[str], out: Path, settings: dict[str, Any]) -> list[Logger]:
-    """Start the loggers of a run; ``settings``: the config as plain values."""
-    return [LOGGERS[name](out, settings) for name in names]
+    """Start the loggers of a run; ``settings``: the config as plain values.
+
+    Raises:
+        InputError: a logger cannot be started, for example because its server cannot be reached.
+    """
+    found: list[Logger] = []
+    for name in names:
+        try:
+            found.append(Lossy(name, LOGGERS[name](out, settings)))
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                "logger-not-started",
+                f"train.loggers={name} cannot start a run ({reason(error)}); check its server and settings, or train "
+                "without it",
+            ) from error
+    return found
 
 
 def _package(name: str) -> Any:

@@ -111,8 +111,8 @@ def check_folder(out: Path, resume: bool) -> None:
             pass
         raise InputError(
             "training-run-exists",
-            f"{out} already holds a run; add --resume to continue it or --overwrite to replace it, "
-            "or choose another --out",
+            f"{out} already holds a run; add --resume to continue it or --overwrite to replace it (Python: "
+            "resume=True, overwrite=True), or choose another --out",
         )
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -50,7 +50,7 @@ def test_a_study_of_one_series_is_a_scan_and_one_of_several_is_a_fault(mixed):
     assert second.case.startswith("in_p2_3_") and "/" not in second.case
 
 
-def test_series_are_chosen_by_description_and_by_rules(mixed, tmp_path):
+def test_series_are_chosen_by_description_and_by_rules(mixed, tmp_path, caplog):
     picked = [s for s in scans(mixed, series="arterial") if s.fault is None]
     assert [s.series.description for s in picked] == ["arterial"]
     found = scans(mixed, rules=rules(tmp_path, "include: [{phase: Portal}, {slices: [6, 9]}]\nexclude: [{kernel: B7}]"))
@@ -60,8 +60,9 @@ def test_series_are_chosen_by_description_and_by_rules(mixed, tmp_path):
     )
     assert len(found) == 4 and all(s.fault is None for s in found)
     assert scans(mixed, rules=rules(tmp_path, "include: [{modality: MR}]")) == []
+    assert caplog.text.count("the rules select none of its series") == 2 and "'portal bone'" in caplog.text
     (undecided,) = scans(mixed, rules=rules(tmp_path, "include: [{phase: portal}]"))
-    assert "'portal bone'" in undecided.fault
+    assert "'portal bone'" in undecided.fault and "every: true" in undecided.fault
 
 
 def test_rules_see_each_value_of_an_element_and_all_as_stored(tmp_path):

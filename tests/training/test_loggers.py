@@ -63,6 +63,22 @@ def test_a_logger_gets_every_number_of_the_tables(tmp_path, monkeypatch, name):
     assert wanted and wanted == {(key, step) for key, _, step in standin.scalars}
 
 
+def test_a_server_that_is_not_there_or_goes_away(tmp_path, monkeypatch, caplog):
+    root = write_cohort(tmp_path / "cohort")
+    standin = Standin()
+
+    def fail(*_, **__):
+        raise ConnectionError("refused by mlflow.hospital")
+
+    monkeypatch.setitem(sys.modules, "mlflow", standin)
+    monkeypatch.setattr(standin, "log_metric", fail)
+    train(settings(root, loggers=["mlflow"]), tmp_path / "goes", say=lambda _: None)
+    assert caplog.text.count("mlflow gets no more values") == 1 and read_csv(tmp_path / "goes" / "log.csv")
+    monkeypatch.setattr(standin, "start_run", fail)
+    with refused("logger-not-started", names=("train.loggers=mlflow", "mlflow.hospital")):
+        train(settings(root, loggers=["mlflow"]), tmp_path / "gone", say=lambda _: None)
+
+
 def test_a_missing_package_is_told_before_the_training(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with refused("dependency-missing", names="medgen[wandb]"):
