@@ -178,11 +178,12 @@ def test_folds_hold_each_patient_out_once():
         ("mr_t1_to_t2_regression", "train.nodes=2", "data.root is not set"),
         ("hippocampus_spade", "data.root=x", "generates images or paints labels"),
         ("mr_thick_slices_srgan", "data.root=x", "data.degradation makes the sources"),
+        ("mr_t1_to_t2_regression", "data.root=x data.spacing=[2,2,2] inference.grid=model", "inference.grid is model"),
     ],
 )
 def test_what_folds_cannot_do_is_refused(config, override, reason):
     with refused("folds-unsupported", names=reason):
-        check_settings(load_settings(config_file(config), [override, "data.folds=2"]))
+        check_settings(load_settings(config_file(config), [*override.split(), "data.folds=2"]))
 
 
 def test_folds_take_headers_with_data_files_and_judge_as_the_conversion(tmp_path, monkeypatch):

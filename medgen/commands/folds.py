@@ -123,6 +123,7 @@ def check_settings(settings: Settings) -> None:
         "data.paired is false": not data.paired,
         "there are several targets": len(data.targets) != 1,
         "data.degradation makes the sources, which held-out cases do not have": data.degradation is not None,
+        "inference.grid is model, so translations and targets have other voxels": settings.inference.grid == "model",
         "data.split is set": data.split is not None,
         "train.devices or train.nodes is above 1": train.devices > 1 or train.nodes > 1,
     }

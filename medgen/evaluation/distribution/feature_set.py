@@ -77,13 +77,16 @@ def collect(
         seed: of the random choice of rows.
         mask_of: data (X, Y, Z) → mask in which features are computed.
 
-    Raises `InputError` for fewer than 2 rows in total, and for errors of the extractor, with the file of the volume.
+    Raises `InputError` for fewer than 2 rows in total, a volume of one value, and for errors of the extractor, with the
+    file of the volume.
     """
     running, rng = RunningStatistics(), np.random.default_rng(seed)
     keys, rows, groups = np.zeros(0), np.zeros((0, 0)), np.zeros(0, np.int64)
     spacings = []
     for number, volume in enumerate(volumes):
         try:
+            if volume.data.min() == volume.data.max():
+                raise InputError("features-volume-empty", "it has one value everywhere; remove it or export it again")
             new_rows = extractor(volume.data, volume.spacing, mask=mask_of(volume.data))
             running.add(new_rows)
         except InputError as error:

@@ -159,12 +159,14 @@ def test_statistics_of_another_extractor_are_refused(tmp_path):
 
 def test_a_volume_that_is_refused_is_named(tmp_path):
     with refused("features-volume-failed", names="volume 1"):
-        wrong = [volumes(1, 0)[0], Volume(np.zeros((8, 8, 8)), np.eye(4))]
+        wrong = [volumes(1, 0)[0], Volume(np.arange(512.0).reshape(8, 8, 8) - 600, np.eye(4))]
 
         class Odd(Places):
             def __call__(self, volume, spacing, *, mask=None):
-                return super().__call__(volume, spacing, mask=mask)[:, : 3 if volume.any() else 2]
+                return super().__call__(volume, spacing, mask=mask)[:, : 2 if volume.min() == -600 else 3]
 
         collect(wrong, Odd(), mask_of=everywhere)
+    with refused("features-volume-failed", names="one value"):  # an empty export, which would count as real images
+        collect([*volumes(1, 0), Volume(np.full((8, 8, 8), -1000.0), np.eye(4))], Places(), mask_of=everywhere)
     with refused("folder-no-volumes"):
         volumes_in(tmp_path)
