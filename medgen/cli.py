@@ -238,7 +238,9 @@ def evaluate(
     if extractor is not None and window is None:
         window = default_window(volume_files(real_cohort or reference))
     check_output_is_not_input(
-        out, prediction, reference, source, labels, mask, prediction_labels, real_cohort, training_images, lesions
+        out,
+        *(prediction, reference, source, labels, mask, prediction_labels, real_cohort, training_images, lesions),
+        *(segmenter, extractor and extractor.partition(":")[2], qa_limits),
     )
     inputs = Inputs(
         prediction=prediction,

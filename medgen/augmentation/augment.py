@@ -52,7 +52,7 @@ def augment(
     """
     number = len(augmenter.ways) if per_case is None else per_case
     _check(dataset, augmenter, number)
-    check_output_is_not_input(out, dataset.root)
+    check_output_is_not_input(out, dataset.root, augmenter.model["name"] if "sha256" in augmenter.model else None)
     identification = dict(augmenter.identity)
     run_settings = {
         "command": "augment",

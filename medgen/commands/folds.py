@@ -48,11 +48,13 @@ def cross_validate(
     from medgen.data.cohort.read_split import known_cases
     from medgen.data.cohort.split import fold_splits, save_split
     from medgen.io.claim import check_output_is_not_input, claimed
+    from medgen.models import model_folder
 
     check_settings(settings)
     data = settings.data
     assert data.root is not None and data.folds is not None
-    check_output_is_not_input(out, data.root)
+    start = settings.train.start_from
+    check_output_is_not_input(out, data.root, start and model_folder(start))
     read = partial(
         read_cohort,
         data.root,

@@ -79,7 +79,7 @@ def simulate_cohort(
         if phase not in PHASES:
             raise InputError("phase-unknown", f"phase {phase!r} is unknown; choose from {', '.join(PHASES)}")
     pairs, unused = find_pairs(images, labels)
-    check_output_is_not_input(out, images, labels)
+    check_output_is_not_input(out, images, labels, table)
     settings = {"command": "simulate-contrast", "images": images, "labels": labels, "reverse": reverse}
     if not reverse:
         settings |= {"phases": list(phases), "seed": seed, "excreted": excreted, "oral": oral}

@@ -183,9 +183,14 @@ def _information(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transfor
     """Mutual information in nats at full resolution; ITK minimises its negative."""
     measure = _registration(fixed, levels=1)
     measure.SetInitialTransform(transform)
-    if min(*fixed.GetSize(), *moving.GetSize()) < MIN_VOXELS:
+    if min(*fixed.GetSize(), *moving.GetSize()) < MIN_VOXELS or _constant(fixed) or _constant(moving):
         return 0.0
     return -float(measure.MetricEvaluate(fixed, moving))
+
+
+def _constant(image: sitk.Image) -> bool:
+    values = sitk.GetArrayViewFromImage(image)
+    return bool(values.min() == values.max())
 
 
 def _overlap(fixed: sitk.Image, moving: sitk.Image) -> float:

@@ -72,7 +72,7 @@ def segment_cohort(
     if format is not None and format not in FORMATS:
         raise InputError("option-format-unknown", f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
     require_path(source)
-    check_output_is_not_input(output, source)
+    check_output_is_not_input(output, source, segmenter.text)
     results: list[Segmented] = []
     taken: dict[str, Path] = {}
     about = {"command": "segment", "segmenter": segmenter.text, "weights": segmenter.sha256, "input": source}

@@ -130,7 +130,7 @@ def synthesize(
             "model-translates-scans", f"{model.folder} translates scans, not label maps; use medgen translate"
         )
     paths = find_inputs(labels)
-    check_output_is_not_input(out, labels, images, style)
+    check_output_is_not_input(out, labels, images, style, model.folder)
     if recombine and len(paths) < 2:
         raise InputError(
             "labels-recombine-needs-two",

@@ -267,12 +267,15 @@ def set_aside(folder: Path, name: str) -> Path:
     return (folder / name).rename(free)
 
 
-def check_output_is_not_input(folder: Path, *inputs: Path | None) -> None:
-    """Raise InputError if an output folder is one of the inputs or contains one."""
+def check_output_is_not_input(folder: Path, *inputs: Path | str | None) -> None:
+    """Raise InputError if an output folder is one of the inputs or contains one.
+
+    Inputs that do not exist, such as the names of shipped models and tables, are no folders.
+    """
     place = Path(os.path.realpath(folder))
     for input_path in inputs:
-        other = None if input_path is None else Path(os.path.realpath(input_path))
-        if other is not None and other.is_relative_to(place):
+        other = None if not input_path else Path(os.path.realpath(input_path))
+        if other is not None and other.exists() and other.is_relative_to(place):
             what = "is both input and output" if place == other else f"contains the input {input_path}"
             raise InputError("output-is-input", one_line(f"{folder} {what}; choose another output"))
 

@@ -22,6 +22,7 @@ from medgen.data.prepare import prepare
 from medgen.data.prepared import PatchData, Prepared, ValidationData
 from medgen.io.atomic import recover, write_text
 from medgen.io.claim import check_output_is_not_input, claimed
+from medgen.models import model_folder
 from medgen.settings import Settings
 from medgen.training import preflight
 from medgen.training.distributed import launch, shared_clock
@@ -61,6 +62,9 @@ def train(
     check_loggers(settings.train.loggers)
     if settings.data.root is not None:
         check_output_is_not_input(out, settings.data.root)
+    start = settings.train.start_from
+    if overwrite:  # which would delete them before they are read; a resumed run may use its own
+        check_output_is_not_input(out, settings.data.split, start and model_folder(start))
     preflight.check_folder(out, resume or overwrite)
     if resume and not overwrite and (out / "last").exists():
         preflight.check_same(settings, out / "last")

@@ -148,6 +148,14 @@ def test_a_haze_around_a_masked_brain_is_found(level, noise, status):
         assert ("Around the body" in " ".join(map(str, verdict.reasons))) == (status == "fail")
 
 
+def test_padding_of_another_value_around_the_body_is_no_haze(patient):
+    source, output = patient.contrast.copy(), patient.noncontrast.copy()
+    outside = ~ndimage.binary_dilation(source > -850, iterations=2)
+    source[outside], output[outside] = -3024, -1024
+    verdict = check_case(source, output, MM)
+    assert not any("Around the body" in str(reason) for reason in verdict.reasons)
+
+
 @pytest.mark.parametrize("fault", ["haze", "noise", "ball"])
 def test_what_an_output_shows_in_the_air_around_the_body_is_found(patient, fault):
     source, truth = patient.contrast, patient.noncontrast

@@ -248,8 +248,7 @@ def _claims(
     model: Model, source: object, output: Path, options: Options, rules: Rules | None, overwrite: bool
 ) -> Iterator[AbstractContextManager[object]]:
     """Claim the folders of a run. In a de-identified run, only the claim of the private folder names inputs."""
-    if isinstance(source, Path):
-        check_output_is_not_input(output, source)
+    check_output_is_not_input(output, source if isinstance(source, Path) else None, model.folder)
     if has_ending(output, ENDINGS):
         data, manifest = data_file_of(output), manifest_of_file(output)
         beside = [] if data is None else [data]

@@ -33,11 +33,11 @@ MAP_DESCRIBED = re.compile(
     r"\bmd\W|material[\s_-]*(density|map)|(iodine|calcium|water|fat|uric\w*)[\s_-]*(map|density|image|overlay|\()|"
     r"\bz[\s_-]*eff|eff\w*[\s_-]*(z\b|atomic)|electron[\s_-]*density|perfusion[\s_-]*map|\b(r?cb[fv]|mtt|ttp|tmax|pbv)\b|"
     r"[\[(]\s*([muµ]|mc)?g\s*/\s*(ml|cc|cm)|%\s*edw|\bhu\s*\*|\b(de|dect|spectral)[\s_-]*iodine|"
-    r"\bsubtract(ed|ion)|\bdifference|\becv\b|\bffr\b|\bffr[\s_-]*ct|\bspr\b|stopping[\s_-]*power|\brho\b|\brhoz\b|"
+    r"(\b|\bsure)subtract(ed|ion)|\bdifference|\becv\b|\bffr\b|\bffr[\s_-]*ct|\bspr\b|stopping[\s_-]*power|\brho\b|\brhoz\b|"
     r"(fat|water|iodine|volume)[\s_-]*fraction",
     re.IGNORECASE,
 )
-MATERIAL_ALONE = re.compile(r"(iodine|calcium|water|fat|uric[\s_-]*acid|gadolinium)\W*", re.IGNORECASE)
+MATERIAL_ALONE = re.compile(r"(iodine|calcium|water|fat|uric[\s_-]*acid|gadolinium)[\W\d]*(mm)?", re.IGNORECASE)
 _MATERIAL = "(contrast|iodine|calcium|water|fat|bone|uric[\\s_-]*acid)"
 _AWAY = "(removed|removal|suppressed|suppression|free|subtracted)"
 # What a name says is not there: "Iodine removed", "no Water". The rest of the name says what the image shows.
@@ -75,7 +75,7 @@ def unit_warning(dataset: Dataset, frame: int) -> str:
     if maps := [term for term in terms if _is_material(term, derived)]:
         return f"ImageType {maps[0]} names a material, a quantity or a difference; its values may not be in HU"
     described = str(dataset.get("SeriesDescription") or "")
-    shown = TAKEN_AWAY.sub(" ", described)
+    shown = TAKEN_AWAY.sub(" ", described.replace("_", " "))
     if MAP_DESCRIBED.search(shown) or (derived and MATERIAL_ALONE.fullmatch(shown.strip())):
         return f"SeriesDescription '{described}' names a map or a difference; its values may not be in HU"
     unknown = [term for term in terms if derived and not _is_hu_term(term)]

@@ -9,7 +9,7 @@ from medgen.data.fast_filters import gaussian
 
 AROUND_MM = 4.0  # distance from all that is not background
 LEAST_AROUND = 0.02  # share of the volume: a smaller background is not judged
-AIR_HU, DENSE_HU = -850.0, -500.0
+LEAST_HU, AIR_HU, DENSE_HU = -1000.0, -850.0, -500.0
 SMOOTH_MM = 2.0
 
 
@@ -52,7 +52,7 @@ def measure(
     if not hu:
         low, high = min(0.0, np.percentile(image, 0.5)), np.percentile(image[body], 99)
         return Background(float((np.median(image[around]) - low) / max(high - low, 1e-9)), 0.0, 0.0)
-    change = image[around] - source[around]
+    change = np.maximum(image[around], LEAST_HU) - np.maximum(source[around], LEAST_HU)  # padding is below air
     level = float(np.median(change))
     noise = float(np.percentile(np.abs(change - level), 90))
     smooth = gaussian(np.asarray(image, np.float32), [SMOOTH_MM / s for s in spacing])

@@ -199,7 +199,7 @@ def _content(images: Sequence[Any], headers: Mapping[Path, Dataset]) -> str:
             digest.update(f"{element.tag} ".encode() + stored_bytes(element))
         pixels = dcmread(file, force=True, specific_tags=list(PIXELS))
         for name in PIXELS:
-            digest.update(pixels[name].value if name in pixels else b"")
+            digest.update(pixels.get_item(name).value if name in pixels else b"")  # raw: its VR may be unknown
     return digest.hexdigest()
 
 
