@@ -199,7 +199,8 @@ def _content(images: Sequence[Any], headers: Mapping[Path, Dataset]) -> str:
             digest.update(f"{element.tag} ".encode() + stored_bytes(element))
         pixels = dcmread(file, force=True, specific_tags=list(PIXELS))
         for name in PIXELS:
-            digest.update(pixels.get_item(name).value if name in pixels else b"")  # raw: its VR may be unknown
+            raw = pixels.get_item(name).value if name in pixels else None  # not decoded: its VR may be unknown
+            digest.update(raw or b"")
     return digest.hexdigest()
 
 
