@@ -23,6 +23,11 @@ from medgen.io.hashes import sha256
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
 
+NOTHING_ENHANCED = (
+    "none of its labels is known to take up contrast medium, so source and target are the same image; give English "
+    "names of structures with --label-table"
+)
+
 
 @dataclass
 class Simulated:
@@ -128,10 +133,6 @@ def simulate_cohort(
     return results
 
 
-NOTHING_ENHANCED = (
-    "none of its labels is known to take up contrast medium, so source and target are the same image; give English "
-    "names of structures with --label-table"
-)
 Pairs = dict[str, tuple[np.ndarray, np.ndarray, dict[str, Any]]]  # name → source, target (HU), operation
 
 

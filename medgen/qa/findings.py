@@ -26,7 +26,7 @@ UNCLEAR_FLIP = 0.05  # gain up to which a flip is not told from another scan; fl
 SHARED_EDGES_MM = 2.5  # finest voxel size up to which shifts are measured by the edges of the other findings (2 mm)
 MOST_UPTAKE = 60.0  # HU by which contrast medium changes the median of soft tissue at most
 HARDLY = ", which contrast medium hardly reaches,"  # of fat, muscle and lung
-HAZE = 0.1  # of the range of an image without units, around the body; real pairs have 0.00
+HAZE = 0.1  # of the range of an image without units, around the body; in masked images it should be 0
 HAZE_HU, NOISE_HU, DENSE_ML = 100.0, 150.0, 3.0  # of CT around the body
 FAIL_FACTOR = 1.5  # a value beyond this multiple of its limit fails, below it asks for review
 

@@ -11,35 +11,31 @@ from medgen.data.cohort.layouts import shortened_list
 from medgen.data.intensity import Range
 from medgen.settings import Codec, Settings
 
+Images = Mapping[str, Channels]  # case → its images
 MAX_SAMPLES, MOST_LABELS = 100_000, 16
 CHECKED_CASES = 20  # cases checked on each side
 CT_LOW = -100.0  # HU: a window that starts at or below this value is for CT
 MR_MIN = -50.0  # CT with fat or air has lower values; MR has none, except from interpolation
 
 
-def modality_warnings(
-    settings: Settings, sources: Mapping[str, Channels], targets: Mapping[str, Channels]
-) -> list[str]:
+def modality_warnings(settings: Settings, sources: Images, targets: Images) -> list[str]:
     """Warn about each side whose codec does not match most of its first images or, for CT windows, some of all images.
 
     Args:
         sources, targets: case → its images.
     """
-    sides = (("source", settings.intensity.source, sources), ("target", settings.intensity.target, targets))
+    sides = _sides(settings, sources, targets)
     return [text for side, intensity, images in sides if (text := _misfit(side, intensity, images))]
 
 
-def mask_warnings(settings: Settings, sources: Mapping[str, Channels], targets: Mapping[str, Channels]) -> list[str]:
+def mask_warnings(settings: Settings, sources: Images, targets: Images) -> list[str]:
     """Warn about images without the masked background that the other images have; see `data.intensity.fit_range`.
 
     Args:
         sources, targets: case → its images.
     """
     masked: dict[bool, list[str]] = {True: [], False: []}
-    for side, intensity, images in (
-        ("source", settings.intensity.source, sources),
-        ("target", settings.intensity.target, targets),
-    ):
+    for side, intensity, images in _sides(settings, sources, targets):
         if intensity.kind not in ("window", "labels") and intensity.background is not None:
             for case, channels in images.items():
                 codes = [channel.range for channel in channels if isinstance(channel.range, Range)]
@@ -52,7 +48,12 @@ def mask_warnings(settings: Settings, sources: Mapping[str, Channels], targets: 
     ]
 
 
-def _misfit(side: str, intensity: Codec, images: Mapping[str, Channels]) -> str | None:
+def _sides(settings: Settings, sources: Images, targets: Images) -> tuple[tuple[str, Codec, Images], ...]:
+    """Name, codec and images of the source and of the target."""
+    return ("source", settings.intensity.source, sources), ("target", settings.intensity.target, targets)
+
+
+def _misfit(side: str, intensity: Codec, images: Images) -> str | None:
     if intensity.kind == "labels":
         return None
     volumes = [channel.data for channels in islice(images.values(), CHECKED_CASES) for channel in channels]
@@ -74,18 +75,15 @@ def _misfit(side: str, intensity: Codec, images: Mapping[str, Channels]) -> str 
     return None
 
 
-def label_map_warnings(
-    settings: Settings, sources: Mapping[str, Channels], targets: Mapping[str, Channels]
-) -> list[str]:
+def label_map_warnings(settings: Settings, sources: Images, targets: Images) -> list[str]:
     """Warn about images that look like label maps, where the config expects scans.
 
     Args:
         sources, targets: case → its images.
     """
-    sides = (("source", settings.intensity.source, sources), ("target", settings.intensity.target, targets))
     found = {
         side: [case for case, channels in images.items() if any(_few_values(channel.data) for channel in channels)]
-        for side, intensity, images in sides
+        for side, intensity, images in _sides(settings, sources, targets)
         if intensity.kind != "labels"
     }
     return [

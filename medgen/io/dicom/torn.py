@@ -1,4 +1,4 @@
-"""CT slices whose last rows are blank although the anatomy goes on: a transfer that broke off."""
+"""Detect CT slices that lost their last rows, as when a transfer breaks off."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Slices that a broken transfer cut off are told from anatomy that ends and from padding."""
+"""Detect slices that lost their last rows in transfer. Ends of the anatomy and padding are not detected."""
 
 import numpy as np
 import pytest
