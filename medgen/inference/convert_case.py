@@ -106,7 +106,7 @@ def _check_volumes(job: Job, model: Model, options: Options) -> None:
         check_modality(job.volumes[0], model)
         check_derivable(job.volumes)
     if options.private is not None:
-        options.private.check_pixels(job.volumes)
+        job.entry.patient = options.private.check_images(job.volumes)
 
 
 def _add_warnings(job: Job, model: Model) -> None:

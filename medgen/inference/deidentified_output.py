@@ -5,6 +5,7 @@ DICOM headers and the report. The output folder holds the series, under pseudony
 ``deidentification.csv``.
 """
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,15 +15,18 @@ from typing import Any
 
 from pydicom import dcmread
 
+from medgen.data.cohort.layouts import shortened_list
 from medgen.errors import InputError
 from medgen.inference.inputs import Scan
 from medgen.io.atomic import write_text
-from medgen.io.deidentification.deidentify import Deidentifier, read_key, refuse_drawn
+from medgen.io.deidentification.deidentify import Deidentifier, name_and_birth, read_key, refuse_drawn
 from medgen.io.dicom.series import series_key
+from medgen.io.names import one_line
 from medgen.io.paths import ENDINGS, has_ending
 from medgen.io.spreadsheet import csv_line
 from medgen.io.volume import Volume
 
+log = logging.getLogger(__name__)
 REPORT = "deidentification.csv"
 COLUMNS = ("tag", "attribute", "change", "places", "cases")
 NAMING = ("manifest.json", "manifest.journal", "dicom_index.sqlite", "report.html")  # files of a run that name inputs
@@ -55,11 +59,41 @@ class Private:
                     f"{target} is not a DICOM output; --deidentify reads and writes DICOM only",
                 )
 
-    def check_pixels(self, volumes: Sequence[Volume]) -> None:
-        """Refuse, before any work, series whose first image may show a name; writing checks every image."""
+    def check_images(self, volumes: Sequence[Volume]) -> dict[str, str]:
+        """Refuse, before any work, series whose first image may show a name; writing checks every image.
+
+        Returns:
+            Pseudonyms of the patient ("alias"), and of name ("name") and birth date ("birth") if they are known.
+        """
+        found: dict[str, str] = {}
         for volume in volumes:
             if volume.frames:
-                refuse_drawn(dcmread(volume.frames[0][0], stop_before_pixels=True, force=True))
+                header = dcmread(volume.frames[0][0], stop_before_pixels=True, force=True)
+                refuse_drawn(header)
+                known = dict(zip(("name", "birth"), name_and_birth(header), strict=True))
+                found |= {what: self.deidentifier.pseudonym(what, text) for what, text in known.items() if text}
+                found["alias"] = self.deidentifier.alias(header)
+        return found
+
+    def warn_of_shared_ids(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Log a warning for each pseudonym whose series have different names or birth dates of the patient."""
+        people: dict[str, list[Mapping[str, Any]]] = {}
+        for record in records:
+            if record.get("patient") and record.get("status") != "failed":
+                people.setdefault(record["patient"]["alias"], []).append(record)
+        for alias, series in people.items():
+            differs = [
+                text
+                for what, text in (("name", "names"), ("birth", "birth dates"))
+                if len({record["patient"][what] for record in series if what in record["patient"]}) > 1
+            ]
+            if differs:
+                log.warning(
+                    "warning: %d series have one PatientID but different %s, and get the pseudonym %s: %s; if they are "
+                    "of different patients, give these different IDs and convert again with --overwrite",
+                    *(len(series), " and ".join(differs), alias),
+                    one_line(shortened_list(sorted(Path(str(record.get("output", ""))).name for record in series))),
+                )
 
     def write_changes(self, output: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """Write ``deidentification.csv``: per attribute and kind of change, the number of places and of cases."""

@@ -38,6 +38,7 @@ class Converted:
         deidentified: whether dates were shifted or removed.
         samples: with --samples, their number ("count") and what varies between them ("from"), see ``uncertainty``.
         changes: number of changes per DICOM attribute by the de-identification.
+        patient: pseudonyms of a de-identified patient, see ``deidentified_output.Private.check_images``.
     """
 
     case: str
@@ -61,6 +62,7 @@ class Converted:
     deidentified: str | None = None
     samples: dict[str, Any] | None = None
     changes: dict[str, int] = field(default_factory=dict)
+    patient: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -182,11 +182,8 @@ def done_already(job: Job, options: Options, manifest: Manifest) -> bool:
         return False
     old = manifest.cases[job.key]
     entry.status, entry.output_sha256 = "skipped", old["output_sha256"]
-    entry.warnings, entry.notes, entry.changes = (
-        old.get("warnings", []),
-        old.get("notes", []),
-        old.get("changes", {}),
-    )
+    for name, empty in (("warnings", []), ("notes", []), ("changes", {}), ("patient", {})):
+        setattr(entry, name, old.get(name, empty))
     if options.checks is None:
         return True
     reported = all(verdict_file(target).exists() for target in job.targets if options.qa_report_sr)

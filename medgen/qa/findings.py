@@ -27,7 +27,8 @@ SHARED_EDGES_MM = 2.5  # finest voxel size up to which shifts are measured by th
 MOST_UPTAKE = 60.0  # HU by which contrast medium changes the median of soft tissue at most
 HARDLY = ", which contrast medium hardly reaches,"  # of fat, muscle and lung
 HAZE = 0.1  # of the range of an image without units, around the body; in masked images it should be 0
-HAZE_HU, NOISE_HU, DENSE_ML = 100.0, 150.0, 3.0  # of CT around the body
+HAZE_HU, NOISE_HU, DENSE_ML = 100.0, 80.0, 3.0  # of CT around the body
+LIMB_ML = 5.0  # of arms, or of a leg beside the other
 FAIL_FACTOR = 1.5  # a value beyond this multiple of its limit fails, below it asks for review
 
 
@@ -118,27 +119,30 @@ def background_findings(case: Checked) -> None:
         return  # CT against images without units
     source, body, truth = case.whole["source"], case.whole["body"], case.whole.get("truth")
     around = background.background_of(source, body, case.spacing, hu)
-    if around is None:
+    limbs = background.limbs_of(source, body, case.spacing) if hu else None
+    if around is None and (limbs is None or not limbs.any()):
         return
 
     def measured(image: np.ndarray) -> background.Background:
-        return background.measure(image, source, around, body, case.spacing, hu)
+        return background.measure(image, source, around, limbs, body, case.spacing, hu)
 
     found = measured(case.whole["output"])
-    usual = measured(source)  # 0 in CT
+    usual = measured(source)  # 0 in CT, except for structures that are no air
     case.values |= {"background_level": found.level} | ({"background_noise": found.noise} if hu else {})
-    limits = {"level": HAZE_HU, "noise": NOISE_HU, "dense_ml": DENSE_ML} if hu else {"level": HAZE}
+    limits = {"level": HAZE_HU, "noise": NOISE_HU, "dense_ml": DENSE_ML, "limb_ml": LIMB_ML} if hu else {"level": HAZE}
     texts = {
-        "level": "Around the body the output is {:+.0f} HU off the air of the input (limit {:g} HU)."
+        "level": "Around the body the output is up to {:.0f} HU brighter than the air of the input (limit {:g} HU)."
         if hu
-        else "Around the body the output has {:.0%} of its range, more than the input (limit {:.0%}): a haze.",
+        else "Around the body the output has up to {:.0%} of its range, more than the input (limit {:.0%}): a haze.",
         "noise": "Around the body the output varies by {:.0f} HU where the input has air (limit {:g} HU).",
         "dense_ml": "Around the body the output shows {:.1f} ml where the input has air (limit {:g} ml).",
+        "limb_ml": f"{{:.1f}} ml of soft tissue apart from the trunk, such as an arm, change by more than "
+        f"{background.CHANGED_HU:g} HU (limit {{:g}} ml).",
     }
     true = None
     for name, limit in limits.items():
         value = getattr(found, name)
-        excess = max(abs(value) if hu else value - getattr(usual, name), 0.0) / limit
+        excess = max(value - getattr(usual, name), 0.0) / limit
         if excess <= 1:
             continue
         least = excess

@@ -143,6 +143,20 @@ def test_two_patients_of_one_series_uid_are_two_cases(tmp_path):
     assert len(list(out.glob("case_*"))) == 2
 
 
+@pytest.mark.parametrize(("other", "told"), [("Doe^Jane^^", None), ("Roe^Jane", "names"), ("Anonymous", None)])
+def test_one_id_with_two_names_is_told_also_when_nothing_is_new(tmp_path, caplog, other, told):
+    source, out = tmp_path / "in", tmp_path / "out"
+    for name, person in (("a", "DOE^JANE"), ("b", other)):
+        write_ct(source / name, np.clip(stored(4, 16, 16) // 3, 100, 2000), PatientID="1", PatientName=person)
+    for status in ("converted", "skipped"):
+        caplog.clear()
+        private = open_private_folder(source, out, None)
+        results = convert(make_model(small_settings(**HU)), source, out, private=private)
+        assert [r.status for r in results] == [status] * 2, [r.error for r in results]
+        assert (f"one PatientID but different {told}" in caplog.text) == (told is not None)
+        assert "doe" not in caplog.text.casefold()
+
+
 def test_reports_of_verdicts_quote_nothing_of_the_input(tmp_path):
     """The warning about a map of iodine quotes the description, and is part of the verdict."""
     pytest.importorskip("highdicom")

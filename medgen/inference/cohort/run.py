@@ -122,6 +122,8 @@ def convert(
             results = _collected(jobs, cases, failed, count, watch is not None, done)
             if private is not None and not single:
                 private.write_changes(output, manifest.cases.values())
+            if private is not None:
+                private.warn_of_shared_ids(manifest.cases.values())
             if isinstance(source, Path) and not single and watch is None:
                 _warn_of_earlier(output, manifest, results, source)
             if single and private is None and all(result.error is None for result in results):

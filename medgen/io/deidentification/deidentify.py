@@ -58,10 +58,11 @@ CODES: dict[str, Callable[[str], bool]] = {
     "CodingSchemeDesignator": grammar.is_scheme,
     "CodingSchemeVersion": lambda text: re.fullmatch(r"[\d._-]{1,16}", text, re.ASCII) is not None,
 }
-# Words of names that stand for any patient.
+# Words of names and IDs that stand for any patient.
 NOBODY = set(
     "anon anonym anonymous anonymized anonymised anonymize anonymise deidentified de identified identity removed "
-    "unknown none no name noname patient subject case test dummy redacted hidden empty x xx xxx xxxx".split()
+    "unknown none no name noname patient subject case test dummy redacted hidden empty deleted null id pid x xx xxx "
+    "xxxx n a na nn anonymisiert unbekannt notfall anonyme inconnu anonimo desconocido sconosciuto".split()
 )
 PIXELS = 0x7FE00010
 BIRTH = {"PatientBirthDate", "PatientBirthTime"}
@@ -92,6 +93,10 @@ class Deidentifier:
         """Return the pseudonym of ``text`` as 16 hexadecimal digits; it depends on ``kind``."""
         return self._digest(kind, text)[:8].hex()
 
+    def alias(self, dataset: Dataset) -> str:
+        """Return the pseudonym of an image's patient, which replaces name and ID."""
+        return self.pseudonym("patient", _patient(dataset)).upper()
+
     def uid(self, uid: str) -> str:
         """Return the replacement of ``uid`` (PS3.5 B.2); UIDs in the table of DICOM itself (PS3.6) are kept.
 
@@ -118,7 +123,7 @@ class Deidentifier:
         pixels = dataset.pop(PIXELS, None)
         patient = _patient(dataset)
         days = 1 + int.from_bytes(self._digest("days", patient)[:4], "big") % 3650
-        alias = self.pseudonym("patient", patient).upper()
+        alias = self.alias(dataset)
         self._clean(dataset, alias, days, changes)
         dataset.PatientName, dataset.PatientID = alias, alias
         if pixels is not None:
@@ -280,16 +285,29 @@ def _earlier(text: str, days: int) -> str:
 def _patient(dataset: Dataset) -> str:
     """Return what identifies the patient: the ID, else name and birth date, else the StudyInstanceUID.
 
-    Case and empty parts of a name count for nothing: DOE^JANE and Doe^Jane^^^ are one. A birth date alone, and a name
-    that an anonymiser gave to all, identify nobody.
+    A birth date alone, and an ID or name that an anonymiser gave to all, identify nobody.
     """
     identifier = str(dataset.get("PatientID") or "").strip()
-    if not identifier:
-        name, born = (str(dataset.get(keyword) or "").strip() for keyword in ("PatientName", "PatientBirthDate"))
-        groups = ["^".join(part.strip() for part in group.split("^")).rstrip("^") for group in name.split("=")]
-        named = "=".join(groups).rstrip("=").casefold()
-        identifier = named + "\n" + born if set(re.findall(r"[^\W\d_]+", named)) - NOBODY else ""
+    if _stands_for_anybody(identifier):
+        name, born = name_and_birth(dataset)
+        identifier = name + "\n" + born if name else ""
     return identifier.strip() or str(dataset.get("StudyInstanceUID") or "")
+
+
+def name_and_birth(dataset: Dataset) -> tuple[str, str]:
+    """Return the patient's name and birth date; empty if missing, or if the name stands for anybody.
+
+    Case and empty parts of a name count for nothing: DOE^JANE and Doe^Jane^^^ are one.
+    """
+    name, born = (str(dataset.get(keyword) or "").strip() for keyword in ("PatientName", "PatientBirthDate"))
+    groups = ["^".join(part.strip() for part in group.split("^")).rstrip("^") for group in name.split("=")]
+    named = "=".join(groups).rstrip("=").casefold()
+    return "" if not set(re.findall(r"[^\W\d_]+", named)) - NOBODY else named, born
+
+
+def _stands_for_anybody(identifier: str) -> bool:
+    words, digits = re.findall(r"[^\W\d_]+", identifier.casefold()), "".join(re.findall(r"\d", identifier))
+    return set(words) <= NOBODY and re.fullmatch("" if words else r"0*|9{4,}", digits) is not None
 
 
 def refuse_drawn(dataset: Dataset) -> None:

@@ -1,5 +1,6 @@
-"""What an output shows around the body, where the input has air or nothing."""
+"""What an output shows outside the largest part of the body: in the air around it, and in limbs apart from it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,22 +12,31 @@ AROUND_MM = 4.0  # distance from all that is not background
 LEAST_AROUND = 0.02  # share of the volume: a smaller background is not judged
 LEAST_HU, AIR_HU, DENSE_HU = -1000.0, -850.0, -500.0
 SMOOTH_MM = 2.0
+BLOCK_MM, LEAST_BLOCK = 12.0, 0.25  # blocks of the background, and the least share of it in one
+WORST = 98.0  # percentile of the blocks: a fault in a small part of the background counts
+EMPTY = 0.05  # of the range: images without units are judged where the input is no brighter than its background
+LIMB_HU, LIMB_MM = -200.0, 8.0  # limbs: soft tissue, thicker than twice that; a table is hollow or filled with foam
+BRIGHT_HU, CHANGED_HU = 150.0, 100.0  # vessels with contrast medium, and bone, may change
 
 
 @dataclass(frozen=True)
 class Background:
-    """Measures of an image around the body of the input.
+    """Measures of an image outside the largest part of the body of the input.
 
     Attributes:
-        level: CT: median change (HU). Other images: median, from 0 (zero, or the darkest voxels if they are negative)
-            to 1 (brightest of the body).
-        noise: CT: 90th percentile of the change without its median (HU). Other images: 0.
+        level: `WORST` percentile of the means of blocks of the background. CT: of the rise above the input (HU). Other
+            images: of their values, from 0 (zero, or the darkest voxels if they are negative) to 1 (brightest of the
+            body).
+        noise: CT: `WORST` percentile of the standard deviations in blocks, beyond those of the input (HU). Other
+            images: 0.
         dense_ml: CT: volume above `DENSE_HU` where the input has air. Other images: 0.
+        limb_ml: CT: volume of soft tissue of limbs that changes by more than `CHANGED_HU`. Other images: 0.
     """
 
     level: float
-    noise: float
-    dense_ml: float
+    noise: float = 0.0
+    dense_ml: float = 0.0
+    limb_ml: float = 0.0
 
 
 def background_of(source: np.ndarray, body: np.ndarray, spacing: tuple[float, ...], hu: bool) -> np.ndarray | None:
@@ -37,23 +47,93 @@ def background_of(source: np.ndarray, body: np.ndarray, spacing: tuple[float, ..
         body: its body mask.
         hu: whether it is CT in HU; then a table and clothes are no background.
     """
-    filled = body | (source > AIR_HU) if hu else body
-    steps = [max(1, round(AROUND_MM / s)) for s in spacing]
-    for axis, count in enumerate(steps):
-        line = np.ones([2 * count + 1 if a == axis else 1 for a in range(3)], bool)
-        filled = ndimage.binary_dilation(filled, line)
-    return None if (~filled).mean() < LEAST_AROUND else ~filled
+    around = ~_grown(body | (source > AIR_HU) if hu else body, AROUND_MM, spacing)
+    return None if around.mean() < LEAST_AROUND else around
+
+
+def limbs_of(source: np.ndarray, body: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """Mask (X, Y, Z) of soft tissue of a CT that is apart from the body mask, such as arms and a second leg."""
+    solid = (source > LIMB_HU) & ~_grown(body, AROUND_MM, spacing)
+    thick = _grown(~_grown(~solid, LIMB_MM, spacing), LIMB_MM, spacing) & solid
+    return thick & ~_grown(thick & (source > BRIGHT_HU), AROUND_MM, spacing)
 
 
 def measure(
-    image: np.ndarray, source: np.ndarray, around: np.ndarray, body: np.ndarray, spacing: tuple[float, ...], hu: bool
+    image: np.ndarray,
+    source: np.ndarray,
+    around: np.ndarray | None,
+    limbs: np.ndarray | None,
+    body: np.ndarray,
+    spacing: tuple[float, ...],
+    hu: bool,
 ) -> Background:
-    """Measure an image on the background of its input; arrays are (X, Y, Z) on one grid, ``hu``: all are CT in HU."""
+    """Measure an image; arrays are (X, Y, Z) on one grid.
+
+    Args:
+        image: to be measured.
+        source: the input.
+        around: `background_of` the input; None: hardly any, or not judged.
+        limbs: `limbs_of` a CT; None: none.
+        body: body mask of the input.
+        spacing: mm.
+        hu: whether all are CT in HU.
+    """
+    means = _BlockMeans(around, spacing) if around is not None else None
     if not hu:
-        low, high = min(0.0, np.percentile(image, 0.5)), np.percentile(image[body], 99)
-        return Background(float((np.median(image[around]) - low) / max(high - low, 1e-9)), 0.0, 0.0)
-    change = np.maximum(image[around], LEAST_HU) - np.maximum(source[around], LEAST_HU)  # padding is below air
-    level = float(np.median(change))
-    noise = float(np.percentile(np.abs(change - level), 90))
+        if means is None:
+            return Background(0.0)
+        own, given = (_relative(means, v, body) for v in (image, source))
+        return Background(float(np.percentile(own[given <= np.median(given) + EMPTY], WORST)))
     smooth = gaussian(np.asarray(image, np.float32), [SMOOTH_MM / s for s in spacing])
-    return Background(level, noise, float(((smooth > DENSE_HU) & around).sum() * np.prod(spacing) / 1000))
+    ml = float(np.prod(spacing)) / 1000
+    limb_ml = 0.0
+    if limbs is not None:
+        before = gaussian(np.asarray(source, np.float32), [SMOOTH_MM / s for s in spacing])
+        limb_ml = float((np.abs(smooth - before)[limbs] > CHANGED_HU).sum()) * ml
+    if around is None or means is None:
+        return Background(0.0, limb_ml=limb_ml)
+    # Padding is below air. Heights above air are small where there is nothing, so their squares are exact.
+    now, before = (np.maximum(v, LEAST_HU) - LEAST_HU for v in (image, source))
+    rise = means(now - before)
+    spread = means.variance(now) - means.variance(before)
+    return Background(
+        float(np.percentile(rise, WORST)),
+        float(np.sqrt(max(np.percentile(spread, WORST), 0.0))),
+        float(((smooth > DENSE_HU) & around).sum()) * ml,
+        limb_ml,
+    )
+
+
+class _BlockMeans:
+    """Means over the background voxels of each block that has enough of them, as an array (blocks,)."""
+
+    def __init__(self, around: np.ndarray, spacing: Sequence[float]) -> None:
+        self.around = around
+        self.starts = [np.arange(0, n, max(1, round(BLOCK_MM / s))) for n, s in zip(around.shape, spacing, strict=True)]
+        count, size = self._sums(around.astype(np.float64)), self._sums(np.ones(around.shape))
+        self.used = count >= min(LEAST_BLOCK, float((count / size).max())) * size
+        self.count = count[self.used]
+
+    def __call__(self, v: np.ndarray) -> np.ndarray:
+        return self._sums(np.where(self.around, v, 0).astype(np.float64))[self.used] / self.count
+
+    def variance(self, v: np.ndarray) -> np.ndarray:
+        return self(np.square(v, dtype=np.float64)) - self(v) ** 2
+
+    def _sums(self, v: np.ndarray) -> np.ndarray:
+        for axis, starts in enumerate(self.starts):
+            v = np.add.reduceat(v, starts, axis)
+        return v
+
+
+def _relative(means: _BlockMeans, v: np.ndarray, body: np.ndarray) -> np.ndarray:
+    low, high = min(0.0, float(np.percentile(v, 0.5))), float(np.percentile(v[body], 99))
+    return (means(v) - low) / max(high - low, 1e-9)
+
+
+def _grown(mask: np.ndarray, mm: float, spacing: Sequence[float]) -> np.ndarray:
+    """Dilate a mask by a box of ``mm`` to each side."""
+    for axis, s in enumerate(spacing):
+        line = np.ones([2 * max(1, round(mm / s)) + 1 if a == axis else 1 for a in range(3)], bool)
+        mask = ndimage.binary_dilation(mask, line)
+    return mask

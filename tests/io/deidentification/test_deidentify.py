@@ -207,6 +207,24 @@ def test_what_an_anonymiser_gave_to_all_identifies_nobody(name, born):
     assert of("1.2") != of("1.3") and of("1.2") == of("1.2")
 
 
+@pytest.mark.parametrize("number", ["ANON", "Anonymous", "0", "000000", "XXXX", "REMOVED", "N/A", "Test", "99999999"])
+def test_an_id_that_an_anonymiser_gave_to_all_identifies_nobody(number):
+    def of(name, study="1.2"):
+        ds = Dataset()
+        ds.PatientName, ds.PatientID, ds.StudyInstanceUID = name, number, study
+        return _patient(ds)
+
+    assert of("Meier^A") != of("Huber^B") and of("Meier^A") == of("Meier^A", "1.3")
+    assert of("Anonymous") != of("Anonymous", "1.3")
+
+
+@pytest.mark.parametrize("number", ["1", "patient01", "Case 7", "00001", "A0", "0x5", "9"])
+def test_an_id_with_a_number_identifies_a_patient(number):
+    ds = Dataset()
+    ds.PatientName, ds.PatientID, ds.StudyInstanceUID = "Anonymous", number, "1.2"
+    assert _patient(ds) == number
+
+
 def test_one_key_gives_one_patient_and_consistent_uids(tmp_path):
     uids = [write_ct(tmp_path / name, stored(2, 8, 8)) for name in "ab"]
     for path in (tmp_path / "b").iterdir():  # another series of the same study
