@@ -7,7 +7,7 @@ Radiology AI 2023;5:e230024). nnU-Net keeps them in ``dataset.json``, the embedd
 from pathlib import Path
 from typing import Any
 
-from medgen.data.labels.names import TABLES, consistent_names, names_in_header, refuse_other_names
+from medgen.data.labels.names import consistent_names, names_in_header, refuse_other_names, tables_of
 from medgen.errors import InputError
 from medgen.io.label_headers import header_names
 from medgen.io.text import read_json
@@ -52,7 +52,8 @@ def names_of_labels(path: Path, table: Path | str | None = None) -> dict[int, st
             the class numbers of TotalSegmentator v2.
 
     Raises:
-        InputError: no table is found, it cannot be read, or the label map's header contradicts ``table``.
+        InputError: no table is found, it cannot be read, two tables contradict each other, or the label map's header
+            contradicts ``table``.
     """
     if table is not None:
         known = dict(TOTALSEGMENTATOR) if str(table).lower() == "totalsegmentator" else _from_json(Path(table))
@@ -60,10 +61,8 @@ def names_of_labels(path: Path, table: Path | str | None = None) -> dict[int, st
         return known
     if found := header_names(path):
         return found
-    for folder in (path.parent, path.parent.parent):
-        files = [file for name in TABLES if (file := folder / name).is_file()]
-        if files:
-            return consistent_names({file: _from_json(file) for file in files})
+    if files := tables_of(path.parent):
+        return consistent_names({file: _from_json(file) for file in files})
     raise InputError(
         "labels-table-missing",
         f"{path}: no names for its values; put labels.json ({{name: value}}) beside it, or give --label-table FILE or "

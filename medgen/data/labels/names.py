@@ -31,14 +31,19 @@ def label_names(labels: Path) -> dict[int, str]:
     its parent; empty if there is none.
 
     Raises:
-        InputError: the table is malformed, or the two files in one folder give a value different names.
+        InputError: a table is malformed, or two of `tables_of` give a value different names.
     """
-    folder = labels if labels.is_dir() else labels.parent
-    for place in (folder, folder.parent):
-        files = [file for name in TABLES if os.path.lexists(file := place / name)]
-        if files:
-            return consistent_names({file: _read_label_names(file) for file in files})
-    return {}
+    files = tables_of(labels if labels.is_dir() else labels.parent)
+    return consistent_names({file: _read_label_names(file) for file in files}) if files else {}
+
+
+def tables_of(folder: Path) -> list[Path]:
+    """Return the label tables of a folder of label maps: its own, else those of its parent.
+
+    Both, if the folder is called labels (labelsTr, ...): then the parent is a data set and its table speaks of them too.
+    """
+    own, above = ([file for name in TABLES if os.path.lexists(file := p / name)] for p in (folder, folder.parent))
+    return own + above if not own or folded(folder.name).startswith("label") else own
 
 
 def consistent_names(tables: Mapping[Path, dict[int, str]]) -> dict[int, str]:

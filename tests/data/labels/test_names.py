@@ -1,7 +1,11 @@
 import json
 
+import numpy as np
+import pytest
+from labelled import save
 from refusal import refused
 
+from medgen.contrast.label_names import names_of_labels
 from medgen.data.labels.names import label_named, label_names, refuse_other_names
 
 
@@ -23,5 +27,20 @@ def test_tables_of_one_folder_must_agree(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(table))
     with refused("labels-tables-disagree", names="label 1 liver"):
         label_names(tmp_path / "labels")
-    (tmp_path / "labels/labels.json").write_text('{"heart": 1}')
-    assert label_names(tmp_path / "labels") == {1: "heart"}  # the nearest table
+
+
+@pytest.mark.parametrize("read", [label_names, names_of_labels])
+@pytest.mark.parametrize("folder", ["labels", "labelsTr", "segmentations"])
+def test_tables_in_a_folder_and_above_it_must_agree_if_it_belongs_to_the_data_set_above(tmp_path, folder, read):
+    label_map = tmp_path / folder / "p1.nii.gz"
+    label_map.parent.mkdir()
+    save(label_map, np.ones((4, 4, 4)))
+    (tmp_path / "labels.json").write_text('{"aorta": 1, "liver": 2}')
+    (label_map.parent / "labels.json").write_text('{"Aorta": 1}')
+    assert read(label_map) == {1: "Aorta"}
+    (label_map.parent / "labels.json").write_text('{"heart": 1}')
+    if folder == "segmentations":
+        assert read(label_map) == {1: "heart"}  # the nearest table
+    else:
+        with refused("labels-tables-disagree", names="label 1 heart"):
+            read(label_map)
