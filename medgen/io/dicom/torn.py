@@ -5,6 +5,7 @@ import numpy as np
 BLANK_SHARE = 0.2  # of the rows: fewer blank ones are not looked at
 BODY_SHARE = 0.1  # of the voxels: less body in the next slice says nothing
 CUT = 0.8  # body in the last row of a torn slice, as a share of that in the next slice; anatomy becomes narrower
+MOST_TOGETHER = 4  # neighbouring slices torn in the same row
 AIR_HU = -500.0
 
 
@@ -35,8 +36,16 @@ def torn_slices(data: np.ndarray) -> tuple[list[int], list[int]]:
             continue
         if filled[k] == 0:
             (torn if inside[0] < k < inside[-1] else empty).append(k + 1)
-        elif any(filled[k] == filled[other] for other in (k - 1, k + 1) if 0 <= other < count):
-            continue  # two neighbours are hardly torn in the same row
+        elif _run(filled, k) > MOST_TOGETHER:
+            continue  # a smaller field of view, padded
         elif last >= 0 and (data[:, last, k] > AIR_HU).sum() >= CUT * near[:, last].sum() > BODY_SHARE * len(near):
             torn.append(k + 1)
     return torn, empty
+
+
+def _run(values: np.ndarray, k: int) -> int:
+    """Return how many neighbours in a row, with ``k`` among them, have its value."""
+    other = np.flatnonzero(values != values[k])
+    place = int(np.searchsorted(other, k))
+    first = other[place - 1] + 1 if place else 0
+    return int((other[place] if place < len(other) else len(values)) - first)

@@ -25,6 +25,8 @@ def body(noise=True, slices=8, rows=32, columns=24):
         ({2: 0, 3: 0}, [3, 4], []),
         ({3: 12}, [4], []),
         ({0: 14, 7: 20}, [1, 8], []),
+        ({3: 12, 4: 12}, [4, 5], []),
+        ({6: 12, 7: 12}, [7, 8], []),
         ({6: 0, 7: 0}, [], [7, 8]),
     ],
 )
@@ -47,3 +49,9 @@ def test_anatomy_that_ends_is_not_torn():
     for data in (head, head[::-1], np.moveaxis(head, 2, 0), np.moveaxis(head, 2, 0)[:, ::-1], np.moveaxis(head, 2, 1)):
         columns_rows_slices = np.where(data, 40.0, -1024.0).transpose(1, 0, 2)
         assert torn_slices(columns_rows_slices)[0] == []
+
+
+def test_a_smaller_field_of_view_in_part_of_the_slices_is_not_torn():
+    data = body(slices=24).transpose(2, 1, 0) - 1024.0
+    data[:, 22:, 16:21] = -1024
+    assert torn_slices(data)[0] == []
