@@ -36,7 +36,7 @@ def export(
     from medgen.export.bundle import export_bundle
     from medgen.export.modality_converter import export_modality_converter
     from medgen.export.programs import export_onnx, export_torch
-    from medgen.io.claim import check_output_is_not_input, claimed, claimed_file
+    from medgen.io.claim import check_file_is_not_input, check_output_is_not_input, claimed, claimed_file
     from medgen.models import model_folder
 
     if format not in ENDINGS:
@@ -47,6 +47,7 @@ def export(
         raise InputError("export-name", f"{out} is not the name of an {ENDINGS[format]} file; end it in this")
     loaded = load_model(model, target=target)
     if ENDINGS[format]:
+        check_file_is_not_input(out, model_folder(model))
         with claimed_file(out, overwrite=overwrite):
             (export_onnx if format == "onnx" else export_torch)(loaded, out)
     else:

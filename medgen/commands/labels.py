@@ -25,7 +25,7 @@ def labels(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the contours of an RT structure set or the segments of a DICOM segmentation as a label map."""
-    from medgen.io.claim import claimed_file
+    from medgen.io.claim import check_file_is_not_input, claimed_file
     from medgen.io.dicom.structures.read import read_structures
     from medgen.io.paths import NIFTI_ENDINGS, has_ending, require_path
     from medgen.io.write import write_volume
@@ -34,6 +34,7 @@ def labels(
         raise InputError("labels-not-nifti", f"{out} is no NIfTI file; end it in .nii.gz, whose header keeps the names")
     require_path(structures)
     require_path(image)
+    check_file_is_not_input(out, structures, image)
     with claimed_file(out, overwrite=overwrite):
         wanted = None if names is None else names_of(names, "--names")
         volume, values = read_structures(structures, image, names=wanted, series=series)

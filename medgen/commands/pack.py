@@ -28,7 +28,8 @@ def pack(
     """Write a model and its card into one file with hashes, or upload that to a hub with the card as README.md."""
     from medgen.export.hub import hub_place, upload
     from medgen.export.package import pack as run
-    from medgen.io.claim import claimed_file
+    from medgen.io.claim import check_file_is_not_input, claimed_file
+    from medgen.models import model_folder
 
     if (place := hub_place(file)) is not None:
         digest, commit = upload(model, place, public=public, overwrite=overwrite)
@@ -37,6 +38,7 @@ def pack(
     if public:
         raise InputError("option-public-needs-hub", "--public is for hub:OWNER/NAME; leave it out for a file")
     path = Path(file)
+    check_file_is_not_input(path, model_folder(model))
     with claimed_file(path, overwrite=overwrite):
         digest = run(model, path)
     add_result(package=path, sha256=digest)

@@ -42,6 +42,8 @@ def plan(
     from medgen.training.plan import plan as planned
     from medgen.training.plan_size import this_machine
 
+    if out.suffix.lower() not in (".yaml", ".yml"):
+        raise InputError("plan-name", f"{out} is not the name of a config; end it in .yaml")
     facts = look(cohort, names_of(sources, "--sources"), names_of(targets, "--targets"))
     with claimed_file(out, overwrite=overwrite):
         write_text(out, planned(facts, hours, folds=folds, machine=this_machine(gpu, memory_gb)))

@@ -280,6 +280,18 @@ def check_output_is_not_input(folder: Path, *inputs: Path | str | None) -> None:
             raise InputError("output-is-input", one_line(f"{folder} {what}; choose another output"))
 
 
+def check_file_is_not_input(path: Path, *inputs: Path | str | None) -> None:
+    """Raise InputError if an output file exists and is an input or a file in one, such as a model's weights."""
+    if not os.path.lexists(path):
+        return
+    place = Path(os.path.realpath(path))
+    for input_path in inputs:
+        if input_path and place.is_relative_to(os.path.realpath(input_path)):
+            raise InputError(
+                "output-is-input", one_line(f"{path} belongs to the input {input_path}; choose another output")
+            )
+
+
 def _claim_of(path: Path) -> tuple[Claim | None, Path]:
     """Return the innermost claim that contains a path, and the path with the links of its folder resolved."""
     if not _claims:

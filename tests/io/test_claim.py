@@ -14,6 +14,7 @@ from medgen.io.atomic import atomic_folder, atomic_write
 from medgen.io.claim import (
     RECORD,
     adding_files,
+    check_file_is_not_input,
     check_ours,
     check_output_is_not_input,
     claimed,
@@ -316,3 +317,15 @@ def test_a_record_holds_each_file_once_after_the_next_start(tmp_path):
         made(tmp_path, "a", "b")
     lines = [json.loads(line) for line in (tmp_path / RECORD).read_text().splitlines()]
     assert lines[0]["about"] == {"command": "test", "seed": "1"} and len(lines) == 5
+
+
+def test_an_output_file_is_no_input_and_no_file_of_one(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights.safetensors").write_text("w")
+    (tmp_path / "s.nii.gz").write_text("s")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    for path in ("model/weights.safetensors", "link/weights.safetensors", "s.nii.gz"):
+        with refused("output-is-input", names=path):
+            check_file_is_not_input(tmp_path / path, None, tmp_path / "model", tmp_path / "s.nii.gz")
+    for path in ("model/new.medgen", "other"):
+        check_file_is_not_input(tmp_path / path, tmp_path / "model", tmp_path / "s.nii.gz")

@@ -175,6 +175,33 @@ def test_what_an_output_shows_in_the_air_around_the_body_is_found(patient, fault
         assert verdict.status != "pass" and any("Around the body" in str(reason) for reason in verdict.reasons)
 
 
+@pytest.mark.parametrize("fault", ["none", "last slices", "side"])
+def test_a_haze_in_a_small_part_of_the_air_is_found(patient, fault):
+    source, output = patient.contrast, patient.noncontrast.astype(np.float32)
+    air = ~ndimage.binary_dilation(source > -850, iterations=3)
+    part = np.zeros(air.shape, bool)
+    if fault == "last slices":
+        part[:, :, -air.shape[2] // 8 :] = True
+    elif fault == "side":
+        part[:, -max(3, air.shape[1] // 8) :] = True
+    output[part & air] += 250
+    verdict = check_case(source, output, MM)
+    assert any("Around the body" in str(reason) for reason in verdict.reasons) == (fault != "none")
+
+
+@pytest.mark.parametrize(("change", "found"), [(0, False), (200, True), (-1000, True)])
+def test_an_arm_apart_from_the_trunk_is_looked_at(change, found):
+    x, y, _ = np.mgrid[:60, :40, :20]
+    trunk = ((x - 36) / 18) ** 2 + ((y - 20) / 16) ** 2 < 1
+    arm = ((x - 7) / 6) ** 2 + ((y - 20) / 7) ** 2 < 1
+    table = (y == 38) & (x > 2)
+    noise = np.random.default_rng(0).normal(0, 8, x.shape)
+    source = np.where(trunk | arm, 40.0, np.where(table, -100.0, -1000.0)) + noise
+    output = source + change * arm - 900 * table
+    verdict = check_case(source, output, (3.0, 3.0, 4.0), thresholds=load_thresholds())
+    assert any("apart from the trunk" in str(reason) for reason in verdict.reasons) == found, verdict.reasons
+
+
 def test_a_segmenter_that_finds_an_organ_elsewhere(patient):
     def half(v):
         return (v > (0 if v is patient.contrast else 1000)).astype(int)

@@ -118,6 +118,8 @@ def _usable(cohort: Cohort, settings: Settings, say: Callable[[str], None]) -> l
         incomplete = [c.name for c in cohort.cases if bool(c.source) != bool(c.target) and c.part != "test"]
         if incomplete and cases:
             say(f"warning: {len(incomplete)} cases without source or target are excluded: {', '.join(incomplete[:10])}")
+        if halves := [c.name for c in cohort.cases if bool(c.source) != bool(c.target) and c.part == "test"]:
+            say(f"{len(halves)} test cases without source or target are not used: {shortened_list(halves)}")
         grids = cases
     else:
         cases = cohort.cases

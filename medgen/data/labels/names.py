@@ -40,7 +40,7 @@ def label_names(labels: Path) -> dict[int, str]:
 def tables_of(folder: Path) -> list[Path]:
     """Return the label tables of a folder of label maps: its own, else those of its parent.
 
-    Both, if the folder is called labels (labelsTr, ...): then the parent is a data set and its table speaks of them too.
+    Both, if the folder is called labels (labelsTr, ...): then the table of its parent speaks of them too.
     """
     own, above = ([file for name in TABLES if os.path.lexists(file := p / name)] for p in (folder, folder.parent))
     return own + above if not own or folded(folder.name).startswith("label") else own
