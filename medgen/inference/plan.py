@@ -19,6 +19,7 @@ from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
 
 NAMES = {"nifti": NIFTI_ENDINGS, "mha": (".mha", ".mhd"), "nrrd": (".nrrd", ".nhdr"), "dicom": ()}
 IMAGES = {".dcm", ".ima", ".img", ".hdr", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz", ".zip", ".gz"}
+NO_REPORT = "--qa-report-sr writes a DICOM report beside a DICOM series, and {what} is none; omit --qa-report-sr"
 SMALL_GB = 1 / 16  # a scan of at most this size is read regardless of the memory limit
 VERDICT_FIELDS = (
     "verdict",
@@ -53,6 +54,9 @@ def check_run(model: Model, output: Path, options: Options) -> None:
             "option-verdict-without-checks",
             "--qa-report-sr writes the verdict, which --qa-limits none turns off; omit one of the two",
         )
+    if options.qa_report_sr and (has_ending(output, ENDINGS) or format not in (None, "dicom")):
+        what = f"--format {format}" if format else output
+        raise InputError("output-report-not-possible", NO_REPORT.format(what=what))
     if options.samples is not None and options.private is not None:
         raise InputError(
             "option-samples-deidentified",
@@ -148,10 +152,13 @@ def check_targets(job: Job, options: Options) -> None:
     for target in job.targets:
         if target.exists() and any(target.samefile(file) for file in job.scan.files):
             raise InputError("output-is-input", f"{target.resolve()} is both input and output; choose another output")
-        if options.qa_report_sr and (has_ending(target, ENDINGS) or target.name == VERDICTS):
+        if options.qa_report_sr and has_ending(target, ENDINGS):
+            raise InputError("output-report-not-possible", NO_REPORT.format(what=target))
+        if options.qa_report_sr and target.name == VERDICTS:
             raise InputError(
                 "output-report-not-possible",
-                f"{target} cannot have a report: it is not DICOM, or its case is named verdicts; omit --qa-report-sr",
+                f"{job.scan.files[0]}: a case named {VERDICTS} has no place beside the reports, whose folder has this "
+                "name; rename the case, or omit --qa-report-sr",
             )
     if options.samples is not None and not all(has_ending(target, ENDINGS) for target in job.targets):
         raise InputError(

@@ -144,8 +144,11 @@ def test_verdicts_as_structured_reports_beside_the_series(tmp_path):
         assert dcmread(tmp_path / "out/verdicts/case.dcm").SeriesDescription == report.SeriesDescription
         convert(model, tmp_path / "in", tmp_path / "out", checks=named_checks("ct_contrast"))  # another verdict
         assert not (tmp_path / "out/verdicts/case.dcm").exists()
-    result = run(format="nifti", overwrite=True)
-    assert result.status == "failed" and "not DICOM" in result.error and "omit --qa-report-sr" in result.error
+    with refused("output-report-not-possible", names="--format nifti"):
+        run(format="nifti", overwrite=True)
+    nib.save(nib.Nifti1Image(stored(12, 32, 34).astype(np.int16) // 3, np.eye(4)), tmp_path / "volume.nii.gz")
+    (result,) = convert(model, tmp_path / "volume.nii.gz", tmp_path / "other", checks=checks, qa_report_sr=True)
+    assert result.status == "failed" and "volume.nii.gz is none; omit --qa-report-sr" in result.error
     with refused("option-verdict-without-checks", names="--qa-report-sr"):
         convert(model, tmp_path / "in", tmp_path / "out", qa_report_sr=True)
 
