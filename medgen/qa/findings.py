@@ -272,6 +272,16 @@ def darkened_findings(case: Checked) -> None:
     _volume_finding(case, "bone", "darkened_dense_ml", enhancement.darkened_dense, text)
 
 
+def turned_to_fat_findings(case: Checked) -> None:
+    """Check for soft tissue and bone that became fat or air, by HU alone; both images are CT in HU."""
+    text = (
+        "{total:.1f} ml of soft tissue or bone have the HU of fat or air (limit {limit:g} ml), which removing contrast "
+        "medium does not explain; the largest region, {ml:.1f} ml around {place}, went from {source:.0f} to "
+        "{output:.0f} HU."
+    )
+    _volume_finding(case, "structure", "turned_to_fat_ml", enhancement.turned_to_fat, text)
+
+
 def lost_in_wall_findings(case: Checked) -> None:
     """Check for ribs that were removed like vessels, by HU and place alone; both images are CT in HU."""
     text = (

@@ -46,6 +46,9 @@ class Thresholds(Section):
     lost_in_wall_ml: float = Field(
         1.5, gt=0, description="maximum volume of thin bright structures lost from the wall of the trunk, as ribs, ml"
     )
+    turned_to_fat_ml: float = Field(
+        2.0, gt=0, description="maximum volume of soft tissue or bone that becomes fat or air, found without labels, ml"
+    )
     lesion_visible_z: float = Field(8.0, gt=0, description="minimum contrast / noise of a lesion that is checked")
     lesion_kept_z: float = Field(3.0, gt=0, description="minimum contrast / noise of a kept lesion")
     lesion_gone_z: float = Field(1.6, gt=0, description="the same for a lesion that may lose its contrast")
@@ -79,7 +82,7 @@ class Thresholds(Section):
             set()
             if self.contrast_removed
             else {"organ_ranges", "organ_error", "residual_enhancement_ml", "darkened_dense_ml", "lesion_uptake"}
-            | {"lost_in_wall_ml"}
+            | {"lost_in_wall_ml", "turned_to_fat_ml"}
         )
         return self.model_dump(exclude=unused)
 

@@ -23,6 +23,7 @@ CHECKS = (
     (r"scale_drift", "scale drift", "%", 1, "change of the HU scale between lung and fat; 0 is correct"),
     (r"hu_(.+)", "{}", "HU", 0, "median HU of the structure in the output"),
     (r"phase_(.+)", "phase of {}", "", 0, "contrast phase estimated from the HU of the organs"),
+    (r"turned_to_fat_ml", "soft tissue that became fat", "ml", 1, "soft tissue or bone with the HU of fat or air"),
     (r"lost_in_wall_ml", "lost from the wall of the trunk", "ml", 1, "ribs that became soft tissue, or vessels there"),
     (r"darkened_dense_ml", "darkened dense tissue", "ml", 1, "bone that lost density, or contrast medium half removed"),
     (r"residual_enhancement_ml", "residual enhancement", "ml", 1, "volume of soft tissue that is still enhanced"),
