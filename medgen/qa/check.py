@@ -100,12 +100,11 @@ def check_case(
 
 
 def _content_findings(case: Checked) -> None:
-    checks = [findings.structure_findings, findings.background_findings]
+    checks = [findings.structure_findings, findings.background_findings, findings.missing_findings]
     if case.hu:
         checks.append(findings.hounsfield_findings)
         if case.limits.contrast_removed:
             checks += [findings.left_over_findings, findings.darkened_findings, findings.lost_in_wall_findings]
-            checks += [findings.turned_to_fat_findings]
     checks += [lesion_findings.lesion_findings, new_structure_findings.new_structure_findings]
     case.find(checks)  # the last takes longest and starts first
 

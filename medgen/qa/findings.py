@@ -15,7 +15,7 @@ from medgen.data.body_mask import looks_like_hu
 from medgen.data.labels.overlap import label_dice
 from medgen.qa import lesion_findings
 from medgen.qa.case import Checked, Status, ball_mm, place_of
-from medgen.qa.measures import background, enhancement, geometry, hounsfield, structure, trunk_wall
+from medgen.qa.measures import background, enhancement, geometry, hounsfield, missing, structure, trunk_wall
 from medgen.terminology import is_lesion
 
 # Minimum edge correlation of two scans of one patient, in MR and in CT. Two contrasts of one patient reach at least
@@ -60,6 +60,8 @@ def geometry_findings(case: Checked) -> None:
             case.add("flip", "fail", text, excused=own <= limit)
     if not any(r.fault == "flip" for r in case.reasons):
         _shift(case)
+    if not any(r.fault in ("flip", "shift") for r in case.reasons):
+        _slice_order(case)
 
 
 def _flip_gains(case: Checked, image: np.ndarray) -> np.ndarray:
@@ -86,6 +88,25 @@ def _shift(case: Checked) -> None:
                 f"{side} (limit {limit:g} voxels)."
             )
             case.add("shift", "fail", text, excused=abs(own) <= limit)
+
+
+def _slice_order(case: Checked) -> None:
+    gain = geometry.ORDER_GAIN_HU if case.hu else geometry.ORDER_GAIN
+    axis, places = geometry.misplaced_slices(case.source, case.output, case.body, case.spacing, gain=gain)
+    case.values["misplaced_slices"] = float(len(places))
+    if not places:
+        return
+    kept = places
+    if case.truth is not None:
+        kept = geometry.misplaced_slices(case.truth, case.output, case.body, case.spacing, gain=gain)[1]
+    mask = np.zeros(case.body.shape, bool)
+    np.moveaxis(mask, axis, 0)[list(places)] = True
+    offset = next(iter(places.values()))
+    text = (
+        f"{len(places)} slices along {geometry.SIDES[axis]} show what the input has in other slices, for example "
+        f"{abs(offset)} further: slices are in the wrong order."
+    )
+    case.add("structure", "fail", text, case.box(mask & case.body), excused=not kept)
 
 
 def structure_findings(case: Checked) -> None:
@@ -272,14 +293,24 @@ def darkened_findings(case: Checked) -> None:
     _volume_finding(case, "bone", "darkened_dense_ml", enhancement.darkened_dense, text)
 
 
-def turned_to_fat_findings(case: Checked) -> None:
-    """Check for soft tissue and bone that became fat or air, by HU alone; both images are CT in HU."""
+def missing_findings(case: Checked) -> None:
+    """Check for parts of the body that the output does not show: parts of one value, and in CT tissue that became air.
+
+    Where contrast medium is removed, also for tissue that became fat.
+    """
     text = (
-        "{total:.1f} ml of soft tissue or bone have the HU of fat or air (limit {limit:g} ml), which removing contrast "
-        "medium does not explain; the largest region, {ml:.1f} ml around {place}, went from {source:.0f} to "
-        "{output:.0f} HU."
+        "{total:.1f} ml of the body have one value where the input varies (limit {limit:g} ml): a part that was not "
+        "translated; the largest, {ml:.1f} ml around {place}, is {output:.3g} throughout."
     )
-    _volume_finding(case, "structure", "turned_to_fat_ml", enhancement.turned_to_fat, text)
+    _volume_finding(case, "structure", "flat_ml", partial(missing.flat_parts, hu=case.hu), text)
+    if case.hu and looks_like_hu(case.source):
+        below = missing.FAT_HU if case.limits.contrast_removed else missing.AIR_HU
+        text = (
+            f"{{total:.1f}} ml of soft tissue or bone fell below {below:g} HU (limit {{limit:g}} ml); the largest "
+            "region, {ml:.1f} ml around {place}, went from {source:.0f} to {output:.0f} HU."
+        )
+        find = partial(missing.lost_tissue, below=below)
+        _volume_finding(case, "structure", "lost_tissue_ml", find, text)
 
 
 def lost_in_wall_findings(case: Checked) -> None:

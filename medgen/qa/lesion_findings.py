@@ -17,6 +17,7 @@ def lesion_findings(case: Checked) -> None:
     if masks is None:
         return
     limits: dict[str, Any] = {"visible_z": case.limits.lesion_visible_z, "kept_z": case.limits.lesion_kept_z}
+    kept_z = case.limits.lesion_kept_z
     removed = case.hu and case.limits.contrast_removed and case.truth is None
     limits["gone_z"] = case.limits.lesion_gone_z
     limits |= {"uptake": case.limits.lesion_uptake} if removed else {"either_sign": True}
@@ -25,9 +26,14 @@ def lesion_findings(case: Checked) -> None:
         return lesions.lesion_conservation(case.source, image, masks, case.spacing, labels=case.labels, **limits)
 
     found, true_contrasts = measured(case.output), {}
+    only_true: set[tuple[float, float, float]] = set()  # places of lesions that the input hardly shows
     if case.truth is not None:  # a lesion absent from the true image cannot be lost
         pairs = [(lesion, true) for lesion, true in zip(found, measured(case.truth), strict=True) if true.kept]
-        found = [replace(lesion, kept=_matches_truth(lesion, true, case)) for lesion, true in pairs]
+        only_true = {lesion.place for lesion, true in pairs if not lesion.visible and _clear(true, case)}
+        found = [
+            replace(lesion, kept=_matches_truth(lesion, true, case), visible=lesion.visible or _clear(true, case))
+            for lesion, true in pairs
+        ]
         true_contrasts = {true.place: true.contrast_output for _, true in pairs}
     judged = [lesion for lesion in found if lesion.visible]
     case.values |= {
@@ -46,17 +52,28 @@ def lesion_findings(case: Checked) -> None:
             )
             if case.truth is not None:
                 text += f"{true_contrasts[lesion.place]:+.0f}{case.unit} in the true image."
-            elif lesion.sure and lesion.contrast * lesion.contrast_output < 0:
+            elif (
+                lesion.sure
+                and -lesion.contrast_output * np.sign(lesion.contrast) >= limits["kept_z"] * lesion.noise_output
+            ):
                 text += "inverted."
             elif lesion.replaced:
                 text += "HU that removing contrast medium cannot produce."
             else:
                 times = abs(lesion.contrast_output) / lesion.noise_output
-                limit = case.limits.lesion_kept_z if lesion.sure or not removed else case.limits.lesion_gone_z
+                limit = kept_z if lesion.sure or not removed else case.limits.lesion_gone_z
                 text += f"{times:.1f} times the noise (limit {limit:g})."
             status: Status = "fail" if sure else "pass" if removed else "review"
+            if lesion.place in only_true:
+                text += " The input hardly shows it."
+                status = "review"
             place = case.ball(lesion.place, ball_mm(lesion.volume_ml))
             case.add("lesion_lost", status, text, place, by="lesions")
+
+
+def _clear(true: lesions.Lesion, case: Checked) -> bool:
+    """Whether the true image clearly shows a lesion."""
+    return abs(true.contrast_output) >= case.limits.lesion_visible_z * true.noise_output
 
 
 def _matches_truth(lesion: lesions.Lesion, true: lesions.Lesion, case: Checked) -> bool:

@@ -29,6 +29,10 @@ class Thresholds(Section):
     mind_distance: float = Field(0.15, ge=0, le=1, description="maximum distance of MIND descriptors")
     flip_gain: float = Field(0.0, ge=-2, le=2, description="maximum gain in edge correlation from a flip")
     shift_voxels: float = Field(0.5, gt=0, description="maximum shift along any axis, voxels")
+    flat_ml: float = Field(5.0, gt=0, description="maximum volume of one value where the input varies, ml")
+    lost_tissue_ml: float = Field(
+        2.0, gt=0, description="maximum volume of soft tissue or bone that becomes air, or fat in contrast removal, ml"
+    )
     fat_offset: float = Field(8.0, gt=0, description="maximum absolute change of fat, HU")
     max_hu_decrease: float = Field(
         25.0, gt=0, description="maximum decrease of lung and muscle, which contain some iodine, HU"
@@ -45,9 +49,6 @@ class Thresholds(Section):
     )
     lost_in_wall_ml: float = Field(
         1.5, gt=0, description="maximum volume of thin bright structures lost from the wall of the trunk, as ribs, ml"
-    )
-    turned_to_fat_ml: float = Field(
-        2.0, gt=0, description="maximum volume of soft tissue or bone that becomes fat or air, found without labels, ml"
     )
     lesion_visible_z: float = Field(8.0, gt=0, description="minimum contrast / noise of a lesion that is checked")
     lesion_kept_z: float = Field(3.0, gt=0, description="minimum contrast / noise of a kept lesion")
@@ -82,7 +83,7 @@ class Thresholds(Section):
             set()
             if self.contrast_removed
             else {"organ_ranges", "organ_error", "residual_enhancement_ml", "darkened_dense_ml", "lesion_uptake"}
-            | {"lost_in_wall_ml", "turned_to_fat_ml"}
+            | {"lost_in_wall_ml"}
         )
         return self.model_dump(exclude=unused)
 

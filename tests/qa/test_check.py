@@ -225,6 +225,15 @@ def test_pairs_that_cannot_be_checked_are_refused(patient):
         check_case(patient.contrast, patient.noncontrast, (2.5, 0, 2.5))
 
 
+def test_a_lesion_that_only_the_truth_shows_asks_for_review_if_it_is_lost(patient):
+    ball = ball_in_liver(patient)
+    true = patient.noncontrast - 35.0 * ball
+    given = {"lesions": ball, "truth": true}
+    assert check_case(patient.contrast, true, MM, **given).values["lesions_lost"] == 0
+    found = next(r for r in check_case(patient.contrast, patient.noncontrast, MM, **given).reasons)
+    assert (found.fault, found.status) == ("lesion_lost", "review") and "The input hardly shows it" in found.text
+
+
 def test_with_the_truth_a_lesion_keeps_half_of_its_true_contrast_and_its_sign(patient):
     """An erased dark lesion that comes out bright, or faint but above the noise, is lost."""
     ball = ball_in_liver(patient)

@@ -8,7 +8,7 @@ from medgen.data.cohort.content import content_hashes
 from medgen.data.cohort.layouts import shortened_list
 from medgen.data.cohort.patients import merge_by_images
 from medgen.data.cohort.read import Cohort, check_pairs, read_cohort, with_patients
-from medgen.data.cohort.split import load_split, save_split, split_cases
+from medgen.data.cohort.split import load_split, real_cases, save_split, split_cases, stated_parts
 from medgen.data.cohort.stacked import split_channels
 from medgen.errors import InputError
 from medgen.settings import Settings
@@ -128,7 +128,10 @@ def _usable(cohort: Cohort, settings: Settings, say: Callable[[str], None]) -> l
     if data.align == "refuse":
         check_pairs(case for case in grids if case.part != "test")
     # Test cases without a target are not among them, but their patients must not be trained on either.
-    tested = {case.patient for case in cohort.cases if case.part == "test"}
+    tested = {p for p, part in stated_parts(real_cases(cohort.cases), str(data.root)).items() if part == "test"}
+    moved = [case.name for case in real_cases(cases) if case.patient in tested and case.part != "test"]
+    if moved:
+        say(f"warning: {shortened_list(moved)} are of patients with test cases, and so test cases too")
     return [replace(case, part="test") if case.patient in tested else case for case in cases]
 
 

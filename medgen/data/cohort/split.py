@@ -44,7 +44,7 @@ def split_cases(
         InputError: no cases, fractions below 0 or summing to 1 or more, too few patients for a test set, a patient
             in two stated subsets.
     """
-    real = [case for case in cases if not case.synthetic]
+    real = real_cases(cases)
     if not cases:
         raise InputError("cohort-empty", "there are no cases to split; check data.root and data.paired")
     if min(validation, test) < 0 or not validation + test < 1:
@@ -52,7 +52,7 @@ def split_cases(
             "config-split-fractions",
             f"data.validation = {validation} and data.test = {test} must be at least 0 and sum to less than 1",
         )
-    stated = _stated(real, where)
+    stated = stated_parts(real, where)
     part = {patient: name for patient, name in stated.items() if name != "train"}
     remaining = [case for case in real if case.patient not in part]
     validation, test = (
@@ -88,7 +88,12 @@ def fold_splits(
     return [_by_subset(cases, part) for part in parts]
 
 
-def _stated(cases: list[Case], where: str) -> dict[str, str]:
+def real_cases(cases: Iterable[Case]) -> list[Case]:
+    """Those that are not synthetic."""
+    return [case for case in cases if not case.synthetic]
+
+
+def stated_parts(cases: list[Case], where: str) -> dict[str, str]:
     """Return {patient: stated subset}. Raises InputError if a patient has two."""
     found: dict[str, Case] = {}
     for case in (case for case in cases if case.part):

@@ -13,10 +13,10 @@ LEAST_AROUND = 0.02  # share of the volume: a smaller background is not judged
 LEAST_HU, AIR_HU, DENSE_HU = -1000.0, -850.0, -500.0
 SMOOTH_MM = 2.0
 BLOCK_MM, LEAST_BLOCK = 12.0, 0.25  # blocks of the background, and the least share of it in one
-WORST = 98.0  # percentile of the blocks: a fault in a small part of the background counts
+WORST, MANY = 0.02, 20  # share of the blocks, and in CT the most, that may have more: a small part counts too
 EMPTY = 0.05  # of the range: images without units are judged where the input is no brighter than its background
 LIMB_HU, LIMB_MM = -200.0, 8.0  # limbs: soft tissue, thicker than twice that; a table is hollow or filled with foam
-BRIGHT_HU, CHANGED_HU = 150.0, 100.0  # vessels with contrast medium, and bone, may change
+BRIGHT_HU, CHANGED_HU, GONE_HU = 150.0, 100.0, -400.0  # vessels with contrast medium, and bone, may change
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,14 @@ class Background:
     """Measures of an image outside the largest part of the body of the input.
 
     Attributes:
-        level: `WORST` percentile of the means of blocks of the background. CT: of the rise above the input (HU). Other
-            images: of their values, from 0 (zero, or the darkest voxels if they are negative) to 1 (brightest of the
-            body).
-        noise: CT: `WORST` percentile of the standard deviations in blocks, beyond those of the input (HU). Other
+        level: mean in the brightest blocks of the background but a few. CT: of the rise above the input (HU), see
+            `_worst`. Other images: of their values, from 0 (zero, or the darkest voxels if they are negative) to 1
+            (brightest of the body), in all but a share of `WORST`.
+        noise: CT: the same of the standard deviations in blocks, beyond those of the input (HU). Other
             images: 0.
         dense_ml: CT: volume above `DENSE_HU` where the input has air. Other images: 0.
-        limb_ml: CT: volume of soft tissue of limbs that changes by more than `CHANGED_HU`. Other images: 0.
+        limb_ml: CT: volume of limbs that becomes air, or is soft tissue and changes by more than `CHANGED_HU`. Other
+            images: 0.
     """
 
     level: float
@@ -52,10 +53,9 @@ def background_of(source: np.ndarray, body: np.ndarray, spacing: tuple[float, ..
 
 
 def limbs_of(source: np.ndarray, body: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
-    """Mask (X, Y, Z) of soft tissue of a CT that is apart from the body mask, such as arms and a second leg."""
+    """Mask (X, Y, Z) of tissue of a CT that is apart from the body mask, such as arms and a second leg."""
     solid = (source > LIMB_HU) & ~_grown(body, AROUND_MM, spacing)
-    thick = _grown(~_grown(~solid, LIMB_MM, spacing), LIMB_MM, spacing) & solid
-    return thick & ~_grown(thick & (source > BRIGHT_HU), AROUND_MM, spacing)
+    return _grown(~_grown(~solid, LIMB_MM, spacing), LIMB_MM, spacing) & solid
 
 
 def measure(
@@ -83,13 +83,15 @@ def measure(
         if means is None:
             return Background(0.0)
         own, given = (_relative(means, v, body) for v in (image, source))
-        return Background(float(np.percentile(own[given <= np.median(given) + EMPTY], WORST)))
+        return Background(float(np.percentile(own[given <= np.median(given) + EMPTY], 100 * (1 - WORST))))
     smooth = gaussian(np.asarray(image, np.float32), [SMOOTH_MM / s for s in spacing])
     ml = float(np.prod(spacing)) / 1000
     limb_ml = 0.0
     if limbs is not None:
         before = gaussian(np.asarray(source, np.float32), [SMOOTH_MM / s for s in spacing])
-        limb_ml = float((np.abs(smooth - before)[limbs] > CHANGED_HU).sum()) * ml
+        soft = limbs & ~_grown(limbs & (source > BRIGHT_HU), AROUND_MM, spacing)
+        changed = (soft & (np.abs(smooth - before) > CHANGED_HU)) | (limbs & (smooth < GONE_HU) & (before > LIMB_HU))
+        limb_ml = float(changed.sum()) * ml
     if around is None or means is None:
         return Background(0.0, limb_ml=limb_ml)
     # Padding is below air. Heights above air are small where there is nothing, so their squares are exact.
@@ -97,8 +99,8 @@ def measure(
     rise = means(now - before)
     spread = means.variance(now) - means.variance(before)
     return Background(
-        float(np.percentile(rise, WORST)),
-        float(np.sqrt(max(np.percentile(spread, WORST), 0.0))),
+        _worst(rise),
+        float(np.sqrt(max(_worst(spread), 0.0))),
         float(((smooth > DENSE_HU) & around).sum()) * ml,
         limb_ml,
     )
@@ -124,6 +126,12 @@ class _BlockMeans:
         for axis, starts in enumerate(self.starts):
             v = np.add.reduceat(v, starts, axis)
         return v
+
+
+def _worst(blocks: np.ndarray) -> float:
+    """The value that a share of `WORST` of the blocks exceeds, but at most `MANY` of them (35 ml of whole blocks)."""
+    ranked = np.sort(blocks)
+    return float(ranked[-1 - min(MANY, int(WORST * len(ranked)))])
 
 
 def _relative(means: _BlockMeans, v: np.ndarray, body: np.ndarray) -> np.ndarray:

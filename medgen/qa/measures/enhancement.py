@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian
 from medgen.qa.measures.hounsfield import SMOOTH_MM
-from medgen.qa.measures.masks import deeper, dilated, eroded, opened, sampled
+from medgen.qa.measures.masks import dilated, eroded, opened, sampled
 from medgen.qa.measures.rendition import mean_bounds
 from medgen.terminology import is_enhancing, is_pathology, is_vessel, structure_of, words
 
@@ -43,7 +43,6 @@ MIN_SIGMA = 0.625  # voxels: a narrower Gaussian covers a single voxel, so that 
 DARKENED_HU, DENSE_HU, DENSE_MM = 40.0, 120.0, 2.0  # see `darkened_dense`
 CALCIUM_HU = 130.0  # Agatston et al., J Am Coll Cardiol 1990;15:827
 CALCIUM_ABOVE_BLOOD = 40.0  # HU of the source by which calcium exceeds enhanced blood: three times its noise
-TISSUE_HU, FAT_HU, INNER_MM = 20.0, -40.0, 2.0  # see `turned_to_fat`
 # Share of the steps across its border by which partial volume shifts the mean of a structure. A plane at a random
 # position in the grid leaves on average 1/8 of the contrast in the voxels labelled as inside, and a step of 3/4 to the
 # next voxel.
@@ -235,7 +234,7 @@ def residual_enhancement(
     calcium = (y > CALCIUM_HU) & (x > mean + CALCIUM_ABOVE_BLOOD)
     (left,) = _masked_means((y,), inside & ~calcium, spacing)
     bright = allowed & (left > _residual_limit(mean))
-    return _regions(opened(bright & ~dilated(bone, 2)), mean, left, spacing, box)
+    return regions_of(opened(bright & ~dilated(bone, 2)), mean, left, spacing, box)
 
 
 def _residual_limit(before: np.ndarray) -> np.ndarray:
@@ -286,29 +285,7 @@ def darkened_dense(source: np.ndarray, output: np.ndarray, body: np.ndarray, spa
     box = _box(possible, [FILTER_REACH * (s + 1) + 2 for s in sigma])
     least, _ = mean_bounds(x[box], sigma)  # at most the mean
     mask = possible[box] & (least - after[box] > DARKENED_HU)
-    return _regions(mask, before[box], after[box], spacing, box)
-
-
-def turned_to_fat(source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing: Sequence[float]) -> list[Region]:
-    """Find soft tissue or bone of the source that is fat, lung or air in the output; largest first.
-
-    Without contrast medium no tissue is darker than water, except fat and lung, which take up little. Regions above
-    `TISSUE_HU` in the source and below `FAT_HU` in the output, both smoothed by a Gaussian of 2 mm (at least one
-    voxel), at least `INNER_MM` (one voxel or more) inside the tissue, because a border that loses contrast medium
-    becomes darker: it contains fat.
-
-    Args:
-        source, output: (X, Y, Z) HU on one grid.
-        body: (X, Y, Z) bool.
-        spacing: mm.
-    """
-    sigma = [max(DENSE_MM / s, 1.0) for s in spacing]
-    if not (opened((source > output + TISSUE_HU - FAT_HU) & body)).any():
-        return []
-    before, after = (gaussian(np.clip(v, -200, 1000).astype(np.float32), sigma) for v in (source, output))
-    tissue = body & (before > TISSUE_HU)
-    inner = eroded(tissue, border=True) & deeper(tissue, INNER_MM, spacing)
-    return _regions(opened(inner & (after < FAT_HU)), before, after, spacing)
+    return regions_of(mask, before[box], after[box], spacing, box)
 
 
 def phase(hu: Mapping[str, float], collecting: float | None = None) -> Phase:
@@ -354,7 +331,7 @@ def _sigma(mm: float, spacing: Sequence[float]) -> list[float]:
     return [max(mm / s, MIN_SIGMA) for s in spacing]
 
 
-def _regions(
+def regions_of(
     mask: np.ndarray,
     before: np.ndarray,
     after: np.ndarray,

@@ -78,6 +78,32 @@ def test_one_scan_with_two_names_is_never_in_two_subsets(tmp_path, sides):
         assert sum("have the same image and count as one patient" in text for text in messages) == 3
 
 
+@pytest.mark.parametrize("sides", [("source", "target"), ("source",)], ids=["pair", "source only"])
+def test_a_patient_of_the_training_and_the_test_list_is_refused(tmp_path, sides):
+    root = write_cohort(tmp_path / "cohort", cases=5)
+    entries = [{s: f"{s}/case{i}.nii.gz" for s in ("source", "target")} | {"patient": f"p{i % 4}"} for i in range(5)]
+    tested = {key: value for key, value in entries[4].items() if key in (*sides, "patient")}
+    (root / "list.json").write_text(json.dumps({"training": entries[:4], "test": [tested]}))
+    with refused("split-patient-in-both", names=("patient p0", "case0", "case4")):
+        parts(root / "list.json", tmp_path / "run")
+
+
+def test_a_case_in_no_list_of_a_test_patient_becomes_a_test_case_and_is_told(tmp_path):
+    root = write_cohort(tmp_path / "cohort", cases=5)
+    for name in ("train/p1", "p2", "p3", "day2/p1", "test/p1"):
+        for i, side in enumerate(("source", "target")):
+            place = tmp_path / "cases" / name / f"{side}.nii.gz"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            image = nib.load(root / side / f"case{len(name) % 5}.nii.gz")
+            nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + i + len(name), image.affine), place)
+    with refused("split-patient-in-both", names="patient p1"):
+        parts(tmp_path / "cases", tmp_path / "run")
+    (tmp_path / "cases/train/p1").rename(tmp_path / "cases/train/p4")
+    found, _, messages = parts(tmp_path / "cases", tmp_path / "run2")
+    assert found["test"] == ["day2_p1", "test_p1"]
+    assert any("day2_p1 are of patients with test cases" in text for text in messages)
+
+
 def test_copies_of_a_scan_in_two_stated_subsets_are_refused(tmp_path):
     root = write_cohort(tmp_path / "cohort")
     copy(root, "case0", "again", "source"), copy(root, "case0", "again", "target")

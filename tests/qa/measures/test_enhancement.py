@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from scipy.ndimage import gaussian_filter
 
 from medgen.phantom.cohort import LABELS, PHASES, make_patient
 from medgen.qa.measures.enhancement import (
@@ -13,7 +12,6 @@ from medgen.qa.measures.enhancement import (
     phase,
     residual_enhancement,
     structure_of,
-    turned_to_fat,
 )
 
 NAMES = {value: name for name, value in LABELS.items()}
@@ -159,32 +157,6 @@ def test_half_removed_contrast_is_found_without_labels(patient):
     source, half = (np.where(aorta, hu, patient.noncontrast) for hu in (400.0, 200.0))
     (first, *_) = darkened_dense(source, half, body, MM)
     assert first.volume_ml > 8
-
-
-FATTY = [("spleen", -90.0), ("kidney_left", -60.0), ("bone", -95.0), ("liver", -800.0)]
-
-
-@pytest.mark.parametrize(("name", "hu"), FATTY)
-def test_organs_that_became_fat_or_air_are_found_without_labels(patient, name, hu):
-    body = np.ones(patient.labels.shape, bool)
-    assert turned_to_fat(patient.contrast, patient.noncontrast, body, MM) == []
-    inside = patient.labels == LABELS[name]
-    texture = patient.noncontrast - gaussian_filter(patient.noncontrast, 2)
-    found = turned_to_fat(patient.contrast, np.where(inside, hu + texture, patient.noncontrast), body, MM)
-    assert sum(region.volume_ml for region in found) > 4
-    assert found[0].source > 20 and found[0].output < -40
-
-
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 5.0), (3.0, 3.0, 3.0)])
-def test_vessels_in_fat_do_not_become_fat_by_losing_contrast_medium(spacing):
-    """At their borders the HU fall from soft tissue to fat, by partial volume; also for tubes across thick slices."""
-    across = np.indices((48, 48, 20)) * np.reshape(spacing, (3, 1, 1, 1))
-    middle = np.reshape(spacing, (3, 1, 1)) * np.reshape((24, 24, 10), (3, 1, 1))
-    distance = np.hypot(across[0] - middle[0], across[2] - middle[2])
-    vessel = np.clip((10 - distance) / 3 + 0.5, 0, 1)  # of the voxel: 3 mm of blur
-    noise = np.random.default_rng(0).normal(0, 25, vessel.shape)
-    source, output = (-100 + (hu + 100) * vessel + noise for hu in (500.0, 40.0))
-    assert turned_to_fat(source, output, np.ones(vessel.shape, bool), spacing) == []
 
 
 def test_the_place_of_what_is_left_lies_in_it():

@@ -4,7 +4,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medgen.qa.measures.geometry import flip_gains, is_uniform, measure_shift
+from medgen.qa.measures.geometry import ORDER_GAIN_HU, flip_gains, is_uniform, measure_shift, misplaced_slices
 
 MM = (2.5, 2.5, 2.5)
 
@@ -87,3 +87,26 @@ def test_gain_is_a_difference_of_correlations():
     a, b = (ndimage.gaussian_gradient_magnitude(v, 2 / 2.5, mode="nearest") for v in (image, other))
     expected = np.corrcoef(a[::-1].ravel(), b.ravel())[0, 1] - np.corrcoef(a.ravel(), b.ravel())[0, 1]
     assert flip_gains(image, other, mask, MM)[0] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_in_the_wrong_order_are_found_under_noise_and_inverted_contrast(axis):
+    spacing = tuple(5.0 if a == axis else 2.0 for a in range(3))
+    image = scene()
+    body = np.ones(image.shape, bool)
+    output = seen(-image, 1)
+    assert misplaced_slices(seen(image, 0), output, body, spacing) == (axis, {})
+    slices = np.moveaxis(output, axis, 0)
+    slices[20] = slices[24].copy()
+    assert misplaced_slices(seen(image, 0), output, body, spacing, gain=ORDER_GAIN_HU) == (axis, {20: 4})
+    slices[8:14] = slices[8:14][::-1].copy()
+    _, found = misplaced_slices(seen(image, 0), output, body, spacing)
+    assert {8: 5, 13: -5}.items() <= found.items() and set(found) <= {*range(8, 14), 20}
+
+
+def test_few_slices_and_empty_slices_are_in_order():
+    image = scene()
+    for z in (2, 5):
+        thin = image[:, :, :z].copy()
+        thin[:, :, -1] = 0
+        assert misplaced_slices(thin, thin, thin > 0, (1.0, 1.0, 3.0)) == (2, {})

@@ -1,0 +1,107 @@
+"""Parts of the body that an output does not show: tissue that became fat or air, and parts of one value."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from medgen.data.fast_filters import gaussian
+from medgen.qa.measures.enhancement import Region, regions_of
+from medgen.qa.measures.masks import deeper, eroded, opened
+
+TISSUE_HU, INNER_MM, SIGMA_MM = 20.0, 2.0, 2.0
+FAT_HU, AIR_HU = -40.0, -200.0  # below: fat, or air beside partial volume
+CAVITY_HU = -700.0  # air and lung, which outputs may show as one value
+EQUAL = 1e-4  # of the range of an image: smaller differences are rounding
+FLAT_MM2, FLAT_VOXELS = 300.0, 40  # least area of one value in a plane
+BELOW_HU = 150.0  # fall to the lower end of the range, which no window of a CT model explains
+LEVELS = 50  # an image of fewer values has areas of one value
+MIDDLE = (15, 85)  # percentiles of the source; ventricles, fat and vessels are beyond them
+SATURATED = 0.05  # of the body: outputs have this much at an end of their range, as where a window cuts off
+
+
+def lost_tissue(
+    source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing: Sequence[float], *, below: float = AIR_HU
+) -> list[Region]:
+    """Find soft tissue or bone of the source that is air in the output, or fat or air; largest first.
+
+    Regions above `TISSUE_HU` in the source and below ``below`` in the output, both smoothed by a Gaussian of
+    `SIGMA_MM` (at least one voxel), and at least `INNER_MM` (one voxel or more) inside the tissue: its border is darker
+    in an output that loses contrast medium, because it contains fat.
+
+    Args:
+        source, output: (X, Y, Z) HU on one grid.
+        body: (X, Y, Z) bool.
+        spacing: mm.
+        below: HU; `FAT_HU` where contrast medium is removed, because this leaves no tissue darker than water.
+    """
+    if not opened((source > output + TISSUE_HU - below) & body).any():
+        return []
+    sigma = [max(SIGMA_MM / s, 1.0) for s in spacing]
+    before, after = (gaussian(np.clip(v, -1000, 1000).astype(np.float32), sigma) for v in (source, output))
+    tissue = body & (before > TISSUE_HU)
+    inner = eroded(tissue, border=True) & deeper(tissue, INNER_MM, spacing)
+    return regions_of(opened(inner & (after < below)), before, after, spacing)
+
+
+def flat_parts(
+    source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing: Sequence[float], *, hu: bool
+) -> list[Region]:
+    """Find parts of the body in which the output has one value and the source varies, such as empty tiles or slices.
+
+    Areas of at least `FLAT_MM2` and `FLAT_VOXELS` in a plane along two axes, so that a single slice counts. Areas at an
+    end of the output's range count only if the source is not near the same end: outputs are cut off there, such as
+    liquor that is 0 in a FLAIR image. In HU, air and lung do not count. Largest first.
+
+    Args:
+        source, output: (X, Y, Z) on one grid.
+        body: (X, Y, Z) bool.
+        spacing: mm.
+        hu: whether the source is CT in HU.
+    """
+    values = output[body]
+    if values.size < FLAT_VOXELS or len(np.unique(values[:: max(1, values.size // 20000)])) < LEVELS:
+        return []
+    low, high = float(values.min()), float(values.max())
+    flat = np.zeros(body.shape, bool)
+    for axis in range(3):
+        across = [a for a in range(3) if a != axis]
+        area = float(np.prod([spacing[a] for a in across]))
+        least = max(FLAT_VOXELS, FLAT_MM2 / area)
+        here = _one_value(output, across, EQUAL * (high - low)) & body
+        if np.count_nonzero(here) < least:
+            continue
+        tolerance = EQUAL * float(np.ptp(source[body]))
+        here &= ~_one_value(source, across, tolerance)
+        if hu:
+            here &= source > CAVITY_HU
+        in_plane = np.zeros((3, 3, 3), bool)
+        in_plane[tuple(1 if a == axis else slice(None) for a in range(3))] = True
+        parts, _ = ndimage.label(here, in_plane)
+        flat |= (np.bincount(parts.ravel()) >= least)[parts] & here
+    if not flat.any():
+        return []
+    cut_off = SATURATED * values.size * float(np.prod(spacing)) / 1000
+    dark, bright = np.percentile(source[body], MIDDLE)
+    margin = 1e-3 * (high - low)
+
+    def by_window(part: Region) -> bool:
+        at_end = part.output < low + margin or part.output > high - margin
+        emptied = hu and part.output < low + margin and part.source - part.output > BELOW_HU
+        return at_end and not emptied and not dark < part.source < bright
+
+    return [
+        part for part in regions_of(flat, source, output, spacing) if part.volume_ml > cut_off or not by_window(part)
+    ]
+
+
+def _one_value(image: np.ndarray, across: Sequence[int], tolerance: float) -> np.ndarray:
+    """Voxels whose neighbours in a plane, 3 x 3, have their value."""
+    one = np.ones(image.shape, bool)
+    for axis in across:
+        same = np.abs(np.diff(np.moveaxis(image, axis, 0), axis=0)) <= tolerance
+        mask = np.moveaxis(one, axis, 0)
+        before = mask.copy()
+        mask[1:-1] &= same[1:] & same[:-1] & before[2:] & before[:-2]
+        mask[0] = mask[-1] = False
+    return one
