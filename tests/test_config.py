@@ -132,7 +132,7 @@ def test_yaml_cannot_build_objects(tmp_path):
 
 
 def test_few_cases_are_augmented_more():
-    sampling = load_settings(config_file("mr_t1_to_t2_regression")).sampling
+    sampling = load_settings(config_file("mr_t1_to_flair_regression")).sampling
     assert sampling.few_cases is not None
     few, enough = sampling.augmentation(sampling.few_cases.below - 1), sampling.augmentation(sampling.few_cases.below)
     assert few["scale"] == sampling.few_cases.scale > enough["scale"] == sampling.scale

@@ -36,6 +36,7 @@ from medgen.io.volume import Geometry, Volume
 
 log = logging.getLogger(__name__)
 CHOOSE = "select the DICOM series with --series or --rules, or give the volume's file as input"
+MASKS = {"segmentations", "segmentation", "masks", "labels"}  # folders beside a scan, as in TotalSegmentator's data set
 NOT_READ = "are an .hdr/.img pair, a format that is not read; convert it to .nii.gz"
 ALONE = (
     "is a volume among DICOM folders, where only DICOM is converted; to convert it, give the file itself as input "
@@ -159,12 +160,25 @@ def _one_contrast(source: Path, series: str | None, rules: Rules | None, index: 
     pairs = _pairs(source) if source.is_dir() else []
     if pairs and not volumes:
         return pairs
-    found = [_below(source, path) for path in find_inputs(source)] + pairs
+    inputs = find_inputs(source)
+    masks = [path for path in inputs if path.name.lower() in MASKS and path != source and _has_scan(path.parent)]
+    found = [_below(source, path) for path in inputs if path not in masks]
+    found = [_noting(scan, [path for path in masks if path.parent == scan.files[0].parent]) for scan in found] + pairs
     below = [path for path in _volumes_below(source, lambda _: None) if path.parent != source] if volumes else []
     if below and found:  # a folder with volumes is a cohort, and its subfolders hold something else, such as masks
         note = f"ignored in subfolders of {source}: {shortened_names(below)}"
         found[0] = replace(found[0], notes=(*found[0].notes, note))
     return found
+
+
+def _has_scan(folder: Path) -> bool:
+    """Whether a folder has one volume, so that a folder of masks beside it is not another scan."""
+    return len(find_volumes(folder)) == 1
+
+
+def _noting(scan: Scan, masks: list[Path]) -> Scan:
+    notes = [f"ignored beside {scan.files[0].name}: {path.name}/" for path in masks]
+    return replace(scan, notes=(*scan.notes, *notes)) if notes else scan
 
 
 def _below(source: Path, path: Path) -> Scan:

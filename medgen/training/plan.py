@@ -277,7 +277,7 @@ def _choose_codecs(facts: Facts, values: dict[str, Any], choose: Callable[[str, 
         codec |= {"follow": True} if side == "target" and not any(facts.hu) and facts.paired else {}
         choose("intensity", side, codec, "no units: the range of each scan")
     if any(facts.hu):
-        values["sampling"] |= {"gamma": 0.0, "few_cases": None}
+        values["sampling"] |= {"gamma": 0.0}
 
 
 def _canonical(grid: Geometry) -> Geometry:

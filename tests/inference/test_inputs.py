@@ -39,6 +39,16 @@ def test_a_folder_with_one_volume_each_case(tmp_path):
     assert (several.case, several.files) == ("p3", (tmp_path / "p3",))  # reading it asks which of the two
 
 
+def test_folders_of_masks_beside_a_scan_are_named_in_a_note(tmp_path):
+    """The layout of TotalSegmentator's data set; without a scan beside it, such a folder is read like any other."""
+    for name in ("s1/ct", "s1/segmentations/liver", "s1/segmentations/spleen", "s2/ct", "s2/Masks/liver", "s3/masks/a"):
+        put(tmp_path / f"{name}.nii.gz")
+    scans = find_scans(tmp_path, ["source"])
+    assert [scan.case for scan in scans] == ["s1_ct", "s2_ct", "s3_masks_a"]
+    notes = [("ignored beside ct.nii.gz: segmentations/",), ("ignored beside ct.nii.gz: Masks/",), ()]
+    assert [scan.notes for scan in scans] == notes
+
+
 def test_a_folder_of_translated_scans_inside_the_input_is_ignored_and_named(tmp_path, caplog):
     put(tmp_path / "p1/ct.nii.gz"), put(tmp_path / "out/p1_ct.nii.gz"), put(tmp_path / "out/more/x.nii.gz")
     put(tmp_path / "phantoms/a.nii.gz")

@@ -1,7 +1,6 @@
 """Whether a DICOM series is complete: by the number of images in its headers, and by gaps between its images."""
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from pydicom import Dataset, dcmread
 from medgen.errors import InputError
 from medgen.io.dicom.elements import numbers
 from medgen.io.dicom.header import Slice
+from medgen.io.dicom.parts import instance_step
 from medgen.io.dicom.series import Series, list_series
 from medgen.io.dicom.stack import stack
 
@@ -57,12 +57,8 @@ def _lacking(slices: list[Slice]) -> tuple[str, str]:
 
 def _numbering_gap(slices: Sequence[Slice]) -> str:
     """Describe InstanceNumbers with a constant step above 1, as when only every second image has arrived."""
-    found = sorted({int(n[0]) for item in slices if (n := numbers(item.header, "InstanceNumber", 1)) is not None})
-    steps = {b - a for a, b in pairwise(found)}
-    if len(found) < 3 or len(steps) != 1 or min(steps) < 2:
-        return ""
-    first = ", ".join(map(str, found[:3]))
-    return f"InstanceNumber increases in steps of {min(steps)} ({first}, ...), so images may be missing"
+    step = instance_step(slices)
+    return f"InstanceNumber increases in steps of {step}, so images may be missing" if step > 1 else ""
 
 
 def _distance_gap(slices: Sequence[Slice]) -> str:

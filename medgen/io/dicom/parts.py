@@ -70,6 +70,13 @@ def numbered_apart(slices: Sequence[Slice]) -> str:
     )
 
 
+def instance_step(slices: Sequence[Slice]) -> int:
+    """The step of InstanceNumbers that increase evenly, above 1 where every other image is missing; else 0."""
+    found = sorted({int(n[0]) for item in slices if (n := numbers(item.header, "InstanceNumber", 1)) is not None})
+    steps = {b - a for a, b in pairwise(found)}
+    return min(steps) if len(found) > 2 and len(steps) == 1 else 0
+
+
 def _range(slices: Sequence[Slice], places: Sequence[int]) -> tuple[float, float]:
     values = _values([slices[k] for k in places], "InstanceNumber")
     return float(values.min()), float(values.max())

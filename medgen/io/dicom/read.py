@@ -11,7 +11,7 @@ import numpy as np
 from medgen.errors import InputError
 from medgen.io.dicom.elements import numbers
 from medgen.io.dicom.header import Slice, read_header, slices_of
-from medgen.io.dicom.parts import differing, numbered_apart
+from medgen.io.dicom.parts import differing, instance_step, numbered_apart
 from medgen.io.dicom.series import _chosen
 from medgen.io.dicom.stack import name, remarks, stack
 from medgen.io.dicom.torn import torn_slices
@@ -149,13 +149,22 @@ def _projected(slices: Sequence[Slice]) -> list[str]:
 def _sparse(slices: Sequence[Slice]) -> str:
     """A warning if slices lie a multiple of their stated distance apart, so that every other one is missing.
 
+    Without SpacingBetweenSlices, the thickness counts as the distance if every other number is missing too.
     MR scanners sometimes state the gap, which is smaller than the thickness, in place of the distance.
     """
     stated, thick = (numbers(slices[0].header, key, 1) for key in ("SpacingBetweenSlices", "SliceThickness"))
     places = [numbers(item.header, "ImagePositionPatient", 3) for item in slices[:2]]
-    if stated is None or thick is None or len(places) < 2 or any(place is None for place in places):
+    if thick is None or len(places) < 2 or any(place is None for place in places):
         return ""
     apart = float(np.linalg.norm(np.subtract(*places)))  # type: ignore[arg-type]
+    if stated is None:
+        step = instance_step(slices)
+        if step < 2 or thick[0] <= 0 or abs(apart / thick[0] - step) > SAME_RATIO:
+            return ""
+        return (
+            f"slices of {thick[0]:g} mm lie {apart:.4g} mm apart, and InstanceNumber increases in steps of {step}: "
+            f"only every {step}. slice may be here; check that the series is complete"
+        )
     times = round(apart / stated[0]) if stated[0] > 0 else 0
     if times < 2 or abs(apart / stated[0] - times) > SAME_RATIO or thick[0] > stated[0] * (1 + SAME_RATIO):
         return ""

@@ -45,10 +45,7 @@ def test_a_missing_count_and_regular_gaps_are_reported(tmp_path):
     half(tmp_path / "a", lambda k: k < 4)
     assert missing_images(tmp_path / "a")[1].endswith("how many images the series has; 4 had arrived")
     half(tmp_path / "b", lambda k: k % 2 == 0)
-    assert (
-        "InstanceNumber increases in steps of 2 (1, 3, 5, ...), so images may be missing"
-        in missing_images(tmp_path / "b")[0]
-    )
+    assert "InstanceNumber increases in steps of 2, so images may be missing" in missing_images(tmp_path / "b")[0]
     write_ct(tmp_path / "c", stored(4, 6, 6), step=5.0, InstanceNumber=lambda k: k)
     assert "5 mm apart although SliceThickness is 2.5 mm" in missing_images(tmp_path / "c")[1]
 

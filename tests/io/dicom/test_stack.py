@@ -180,6 +180,18 @@ def test_slices_farther_apart_than_stated_are_told(tmp_path, step, stated, thick
     assert [f"only every {step // 3}. slice" in text for text in warnings] == [True] * told
 
 
+@pytest.mark.parametrize(("thickness", "numbered", "told"), [(3, 2, True), (6, 2, False), (3, 1, False), (2, 2, False)])
+def test_every_other_slice_missing_by_number_and_thickness_is_told(tmp_path, thickness, numbered, told):
+    """One echo of two in a series has every other number too, but slices as thick as their distance."""
+    write_ct(tmp_path, stored(5, 8, 9), step=6, SliceThickness=thickness)
+    for file in tmp_path.glob("*.dcm"):
+        ds = dcmread(file)
+        ds.InstanceNumber = 1 + numbered * (int(ds.InstanceNumber) - 1)
+        ds.save_as(file)
+    warnings = read_volume(tmp_path).warnings
+    assert ["only every 2. slice may be here" in text for text in warnings] == [True] * told
+
+
 @pytest.mark.parametrize(
     "kind, description, projected",
     [

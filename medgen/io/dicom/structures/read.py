@@ -57,7 +57,7 @@ def _label_map(ds: Dataset, grid: ImageGrid, path: Path, names: Sequence[str] | 
     found = (roi_names if contours else segment_names)(ds, path)
     if not found or len(found) > MOST:
         raise InputError("structures-none", f"{path} has {len(found)} structures; give a file with some")
-    wanted = tuple(found) if names is None else _whole(names, found)
+    wanted = tuple(found) if names is None else _spelled(_whole(names, found), found)
     if twice := next((name for name in wanted if wanted.count(name) > 1), None):
         raise InputError("structures-name-given-twice", f"{twice} is named twice; name each structure once")
     if not set(wanted) & set(found):
@@ -102,6 +102,16 @@ def _whole(names: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
     return tuple(wanted)
 
 
+def _spelled(wanted: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
+    """Spell names as the file does where it has one that differs in letter case only."""
+    alike: dict[str, list[str]] = {}
+    for name in found:
+        alike.setdefault(folded(name), []).append(name)
+    return tuple(
+        name if name in found or len(alike.get(folded(name), [])) != 1 else alike[folded(name)][0] for name in wanted
+    )
+
+
 def _object(path: Path) -> Dataset:
     """Read the file. Raises InputError: not one of KINDS."""
     try:
@@ -111,8 +121,8 @@ def _object(path: Path) -> Dataset:
     if ds.get("SOPClassUID") not in KINDS:
         raise InputError(
             "structures-kind",
-            f"{path} is neither an RT structure set nor a DICOM segmentation (of the kind Segmentation Storage); give "
-            "such a file first, then the image",
+            f"{path} is neither an RT structure set nor a DICOM segmentation (of the kind Segmentation Storage; Label "
+            "Map Segmentation Storage is not read); give such a file first, then the image",
         )
     return ds
 
