@@ -16,8 +16,8 @@ def lesion_findings(case: Checked) -> None:
     masks = case.lesions
     if masks is None:
         return
-    limits: dict[str, Any] = {"visible_z": case.limits.lesion_visible_z, "kept_z": case.limits.lesion_kept_z}
     kept_z = case.limits.lesion_kept_z
+    limits: dict[str, Any] = {"visible_z": case.limits.lesion_visible_z, "kept_z": kept_z}
     removed = case.hu and case.limits.contrast_removed and case.truth is None
     limits["gone_z"] = case.limits.lesion_gone_z
     limits |= {"uptake": case.limits.lesion_uptake} if removed else {"either_sign": True}
@@ -52,10 +52,7 @@ def lesion_findings(case: Checked) -> None:
             )
             if case.truth is not None:
                 text += f"{true_contrasts[lesion.place]:+.0f}{case.unit} in the true image."
-            elif (
-                lesion.sure
-                and -lesion.contrast_output * np.sign(lesion.contrast) >= limits["kept_z"] * lesion.noise_output
-            ):
+            elif lesion.sure and -np.sign(lesion.contrast) * lesion.contrast_output >= kept_z * lesion.noise_output:
                 text += "inverted."
             elif lesion.replaced:
                 text += "HU that removing contrast medium cannot produce."
