@@ -102,8 +102,9 @@ def _slice_order(case: Checked) -> None:
     mask = np.zeros(case.body.shape, bool)
     np.moveaxis(mask, axis, 0)[list(places)] = True
     offset = next(iter(places.values()))
+    shown = "1 slice" if len(places) == 1 else f"{len(places)} slices"
     text = (
-        f"{len(places)} slices along {geometry.SIDES[axis]} show what the input has in other slices, for example "
+        f"In {shown} along {geometry.SIDES[axis]} the output shows what the input has in other slices, for example "
         f"{abs(offset)} further: slices are in the wrong order."
     )
     case.add("structure", "fail", text, case.box(mask & case.body), excused=not kept)
@@ -300,7 +301,7 @@ def missing_findings(case: Checked) -> None:
     """
     text = (
         "{total:.1f} ml of the body have one value where the input varies (limit {limit:g} ml): a part that was not "
-        "translated; the largest, {ml:.1f} ml around {place}, is {output:.3g} throughout."
+        "translated; the largest, {ml:.1f} ml around {place}, is {output:.4g} throughout."
     )
     _volume_finding(case, "structure", "flat_ml", partial(missing.flat_parts, hu=case.hu), text)
     if case.hu and looks_like_hu(case.source):
