@@ -33,7 +33,7 @@ FAIL_FACTOR = 1.5  # a value beyond this multiple of its limit fails, below it a
 
 
 def geometry_findings(case: Checked) -> None:
-    """Check for a constant output, then for flips, then for shifts."""
+    """Check for a constant output, then for flips, then for shifts, and in CT for slices in the wrong order."""
     inside = case.output[case.body]
     if inside.size and inside.min() == inside.max():
         case.add("structure", "fail", f"The output has the value {inside[0]:g} in the whole body and shows nothing.")
@@ -60,7 +60,7 @@ def geometry_findings(case: Checked) -> None:
             case.add("flip", "fail", text, excused=own <= limit)
     if not any(r.fault == "flip" for r in case.reasons):
         _shift(case)
-    if not any(r.fault in ("flip", "shift") for r in case.reasons):
+    if case.hu and not any(r.fault in ("flip", "shift") for r in case.reasons):
         _slice_order(case)
 
 
@@ -91,14 +91,13 @@ def _shift(case: Checked) -> None:
 
 
 def _slice_order(case: Checked) -> None:
-    gain = geometry.ORDER_GAIN_HU if case.hu else geometry.ORDER_GAIN
-    axis, places = geometry.misplaced_slices(case.source, case.output, case.body, case.spacing, gain=gain)
+    axis, places = geometry.misplaced_slices(case.source, case.output, case.body, case.spacing)
     case.values["misplaced_slices"] = float(len(places))
     if not places:
         return
     kept = places
     if case.truth is not None:
-        kept = geometry.misplaced_slices(case.truth, case.output, case.body, case.spacing, gain=gain)[1]
+        kept = geometry.misplaced_slices(case.truth, case.output, case.body, case.spacing)[1]
     mask = np.zeros(case.body.shape, bool)
     np.moveaxis(mask, axis, 0)[list(places)] = True
     offset = next(iter(places.values()))

@@ -14,8 +14,8 @@ UNIFORM = 0.05  # range of the correlations of an image with itself at lags from
 FLAT = 0.02  # range of correlations over all lags, below which there is no peak
 ROUNDS = 4  # over the axes; a correct pair needs one, a shift along one axis two
 # See `misplaced_slices`; a slice with less of the body than LEAST_SLICE of the fullest has too few edges.
-# Correct pairs of MR gain up to 0.12, and of CT 0.004.
-ORDER_GAIN, ORDER_GAIN_HU, ORDER_LEAST, LEAST_SLICE = 0.2, 0.1, 0.4, 0.4
+# Correct pairs of CT gain up to 0.004.
+ORDER_GAIN, ORDER_LEAST, LEAST_SLICE = 0.1, 0.4, 0.4
 
 
 def flip_gains(
@@ -198,26 +198,19 @@ def _overlap(shape: Sequence[int], lags: Sequence[int]) -> tuple[tuple[slice, ..
 
 
 def misplaced_slices(
-    source: np.ndarray,
-    output: np.ndarray,
-    mask: np.ndarray,
-    spacing: Sequence[float],
-    *,
-    gain: float = ORDER_GAIN,
-    reach: int = 6,
+    source: np.ndarray, output: np.ndarray, mask: np.ndarray, spacing: Sequence[float], *, reach: int = 6
 ) -> tuple[int, dict[int, int]]:
     """Slices of the output that show another slice of the source: an exchanged slice, or a slab in reverse order.
 
     Slices are those along the axis of the largest spacing (the last of equal ones). Their edges, gradient magnitudes in
     the plane after a Gaussian of `EDGE_MM`, are correlated with those of the source's slice and of its neighbours.
-    A slice is misplaced if a neighbour agrees better than its own by ``gain``, and the correlation reaches
-    `ORDER_LEAST`. In a correct output its own agrees best.
+    A slice is misplaced if a neighbour agrees better than its own by `ORDER_GAIN`, and the correlation reaches
+    `ORDER_LEAST`. In a correct output its own agrees best; two MR contrasts share too few edges in some slices.
 
     Args:
         source, output: (X, Y, Z) on one grid.
         mask: (X, Y, Z) bool, the body.
         spacing: mm.
-        gain: of the correlation.
         reach: slices in each direction that are compared.
 
     Returns:
@@ -247,5 +240,5 @@ def misplaced_slices(
         agree = np.einsum("ij,ij->i", flat[0][of], flat[1][to])
         better = agree > best[to]
         best[to][better], offset[to][better] = agree[better], k
-    found = np.flatnonzero(full & (best > own + gain) & (best > ORDER_LEAST))
+    found = np.flatnonzero(full & (best > own + ORDER_GAIN) & (best > ORDER_LEAST))
     return axis, {int(z): int(offset[z]) for z in found}
