@@ -298,11 +298,13 @@ def missing_findings(case: Checked) -> None:
 
     Where contrast medium is removed, also for tissue that became fat.
     """
+    masked = "" if case.hu else ", or is masked in the output"
     text = (
         "{total:.1f} ml of the body have one value where the input varies (limit {limit:g} ml): a part that was not "
-        "translated; the largest, {ml:.1f} ml around {place}, is {output:.4g} throughout."
+        f"translated{masked}; the largest, {{ml:.1f}} ml around {{place}}, is {{output:.4g}} throughout."
     )
-    _volume_finding(case, "structure", "flat_ml", partial(missing.flat_parts, hu=case.hu), text)
+    worst: Status = "fail" if case.hu else "review"
+    _volume_finding(case, "structure", "flat_ml", partial(missing.flat_parts, hu=case.hu), text, worst)
     if case.hu and looks_like_hu(case.source):
         below = missing.FAT_HU if case.limits.contrast_removed else missing.AIR_HU
         text = (
@@ -324,9 +326,16 @@ def lost_in_wall_findings(case: Checked) -> None:
 
 
 def _volume_finding(
-    case: Checked, kind: str, key: str, find: Callable[..., list[enhancement.Region]], text: str
+    case: Checked,
+    kind: str,
+    key: str,
+    find: Callable[..., list[enhancement.Region]],
+    text: str,
+    worst: Status = "fail",
 ) -> None:
     """Record the volume (ml) of regions under ``key``; above the limit of that name it is a finding at the largest.
+
+    Its status is ``worst`` above 4 times the limit.
 
     What the truth shows too is excused.
     """
@@ -347,7 +356,7 @@ def _volume_finding(
         source=first.source,
         output=first.output,
     )
-    status: Status = "fail" if beyond > 4 * limit else "review"
+    status: Status = worst if beyond > 4 * limit else "review"
     case.add(kind, status, said, case.ball(first.place, ball_mm(first.volume_ml)), excused=beyond <= limit)
 
 

@@ -14,9 +14,9 @@ FAT_HU, AIR_HU = -40.0, -200.0  # below: fat, or air beside partial volume
 CAVITY_HU = -700.0  # air and lung, which outputs may show as one value
 EQUAL = 1e-4  # of the range of an image: smaller differences are rounding
 FLAT_MM2, FLAT_VOXELS = 300.0, 40  # least area of one value in a plane
-BELOW_HU = 150.0  # fall to the lower end of the range, which no window of a CT model explains
 LEVELS = 50  # an image of fewer values has areas of one value
 MIDDLE = (15, 85)  # percentiles of the source; ventricles, fat and vessels are beyond them
+ONE_SIDED = 0.7  # share of a part
 SATURATED = 0.05  # of the body: outputs have this much at an end of their range, as where a window cuts off
 
 
@@ -49,9 +49,10 @@ def flat_parts(
 ) -> list[Region]:
     """Find parts of the body in which the output has one value and the source varies, such as empty tiles or slices.
 
-    Areas of at least `FLAT_MM2` and `FLAT_VOXELS` in a plane along two axes, so that a single slice counts. Areas at an
-    end of the output's range count only if the source is not near the same end: outputs are cut off there, such as
-    liquor that is 0 in a FLAIR image. In HU, air and lung do not count. Largest first.
+    Areas of at least `FLAT_MM2` and `FLAT_VOXELS` in a plane along two axes, so that a single slice counts. What a
+    window cuts off does not count: in CT voxels at an end of the output's range with a source beyond it; in other
+    images parts at an end of the range, such as liquor that is 0 in a FLAIR image, in which nearly all of the source is
+    dark, or bright. In CT, air and lung do not count. Largest first.
 
     Args:
         source, output: (X, Y, Z) on one grid.
@@ -63,6 +64,9 @@ def flat_parts(
     if values.size < FLAT_VOXELS or len(np.unique(values[:: max(1, values.size // 20000)])) < LEVELS:
         return []
     low, high = float(values.min()), float(values.max())
+    margin = 1e-3 * (high - low)
+    at_low, at_high = output < low + margin, output > high - margin
+    cut_off = (at_low & (source <= output)) | (at_high & (source >= output))
     flat = np.zeros(body.shape, bool)
     for axis in range(3):
         across = [a for a in range(3) if a != axis]
@@ -73,26 +77,39 @@ def flat_parts(
             continue
         tolerance = EQUAL * float(np.ptp(source[body]))
         here &= ~_one_value(source, across, tolerance)
-        if hu:
-            here &= source > CAVITY_HU
+        if hu:  # a window cuts off what is beyond it
+            here &= (source > CAVITY_HU) & ~cut_off
         in_plane = np.zeros((3, 3, 3), bool)
         in_plane[tuple(1 if a == axis else slice(None) for a in range(3))] = True
         parts, _ = ndimage.label(here, in_plane)
         flat |= (np.bincount(parts.ravel()) >= least)[parts] & here
     if not flat.any():
         return []
-    cut_off = SATURATED * values.size * float(np.prod(spacing)) / 1000
+    flat &= ~_by_window(flat, source, at_low | at_high, body, SATURATED * values.size, hu)
+    return regions_of(flat, source, output, spacing)
+
+
+def _by_window(
+    flat: np.ndarray, source: np.ndarray, at_end: np.ndarray, body: np.ndarray, most: float, hu: bool
+) -> np.ndarray:
+    """Parts of up to ``most`` voxels that a window of the output may have cut off, (X, Y, Z) bool.
+
+    They are at an end of the output's range, and for `ONE_SIDED` of their voxels the source is dark, or bright. A CT
+    has other rules, see `flat_parts`.
+    """
+    if hu or not (flat & at_end).any():
+        return np.zeros_like(flat)
     dark, bright = np.percentile(source[body], MIDDLE)
-    margin = 1e-3 * (high - low)
+    parts, _ = ndimage.label(flat)
+    sizes = np.maximum(np.bincount(parts.ravel()), 1)
 
-    def by_window(part: Region) -> bool:
-        at_end = part.output < low + margin or part.output > high - margin
-        emptied = hu and part.output < low + margin and part.source - part.output > BELOW_HU
-        return at_end and not emptied and not dark < part.source < bright
+    def share(mask: np.ndarray) -> np.ndarray:
+        return np.bincount(parts.ravel(), weights=mask.ravel()) / sizes
 
-    return [
-        part for part in regions_of(flat, source, output, spacing) if part.volume_ml > cut_off or not by_window(part)
-    ]
+    one_sided = np.maximum(share(source <= dark), share(source >= bright)) >= ONE_SIDED
+    excused = one_sided & (share(at_end) > ONE_SIDED) & (sizes <= most)
+    excused[0] = False
+    return excused[parts]
 
 
 def _one_value(image: np.ndarray, across: Sequence[int], tolerance: float) -> np.ndarray:

@@ -90,11 +90,26 @@ def test_what_a_window_cuts_off_is_not_missing():
     assert flat_parts(t1, few, head, (2.0,) * 3, hu=False) == []
 
 
+def test_a_hole_over_ventricles_and_a_cut_vertex_are_found():
+    """Half of the source is dark, or dark and bright: no window cuts off such a part."""
+    rng = np.random.default_rng(0)
+    t1, flair, head = brain(rng)
+    for planted in (np.s_[23:41, 20:44, 14:26], np.s_[:, :, 33:]):
+        output = flair.copy()
+        output[planted] = 0
+        assert ml(flat_parts(t1, output, head, (2.0,) * 3, hu=False)) > 5
+
+
 @pytest.mark.parametrize("hu", [-1000.0, 0.0, 40.0])
 def test_parts_of_one_value_are_found_in_ct(patient, hu):
     body = ndimage.binary_fill_holes(patient.noncontrast > -300)
     clipped = np.clip(np.round(patient.noncontrast), -150, 250)  # a narrow window; integers
-    for correct in (patient.noncontrast, clipped, np.round(gaussian_filter(patient.noncontrast, 1.5))):
+    for correct in (
+        patient.noncontrast,
+        clipped,
+        np.clip(clipped, -50, 100),
+        np.round(gaussian_filter(patient.noncontrast, 1.5)),
+    ):
         assert flat_parts(patient.contrast, correct, body, MM, hu=True) == []
     planted = np.round(patient.noncontrast)
     planted[60:76, 40:56, 12:24] = hu
