@@ -306,7 +306,7 @@ def missing_findings(case: Checked) -> None:
     worst: Status = "fail" if case.hu else "review"
     _volume_finding(case, "structure", "flat_ml", partial(missing.flat_parts, hu=case.hu), text, worst)
     if case.hu and looks_like_hu(case.source):
-        below = missing.FAT_HU if case.limits.contrast_removed else missing.AIR_HU
+        below = missing.LOST_TO_FAT_HU if case.limits.contrast_removed else missing.LOST_TO_AIR_HU
         text = (
             f"{{total:.1f}} ml of soft tissue or bone fell below {below:g} HU (limit {{limit:g}} ml); the largest "
             "region, {ml:.1f} ml around {place}, went from {source:.0f} to {output:.0f} HU."

@@ -17,7 +17,7 @@ from medgen.data.cohort.datalist_cases import datalist
 from medgen.data.cohort.layouts import Contrasts, Found, case_folders, domain_folders, folders, shortened_list
 from medgen.data.cohort.nnunet import is_nnunet, nnunet
 from medgen.data.cohort.patients import Known, Records, identified
-from medgen.data.cohort.split import stated_folds, with_stated_fold
+from medgen.data.cohort.split import real_cases, stated_folds, with_stated_fold
 from medgen.data.cohort.split_files import unread_patients, unread_splits
 from medgen.data.labels.names import names_in_header, refuse_other_names
 from medgen.data.labels.resampling import nearly_whole
@@ -124,7 +124,7 @@ def read_cohort(
     if fold is not None and use_folder_files and not any(case.part for case in cases):
         warnings += unread_splits(folder)
     if patient_pattern is None:
-        real = [case for case in cases if not case.synthetic]
+        real = real_cases(cases)
         warnings += records.without_case(case.name for case in real if case.name not in listed)
         if use_folder_files:
             warnings += unread_patients(folder, {case.name: case.patient for case in real})

@@ -78,7 +78,7 @@ def fold_splits(
     if test > 0:
         drawn = split_cases(cases, validation=validation, test=test, seed=seed)["test"]
         tested |= {case.patient for case in drawn}
-    patients = {case.patient for case in cases if not case.synthetic} - tested
+    patients = {case.patient for case in real_cases(cases)} - tested
     ranked = sorted(patients, key=lambda p: _rank(p, seed))
     if len(patients) < folds:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Flips and shifts between a translation and its input, independent of the intensities."""
+"""Flips, shifts and exchanged slices between a translation and its input, independent of the intensities."""
 
 from collections.abc import Sequence
 

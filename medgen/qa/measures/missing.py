@@ -10,18 +10,18 @@ from medgen.qa.measures.enhancement import Region, regions_of
 from medgen.qa.measures.masks import deeper, eroded, opened
 
 TISSUE_HU, INNER_MM, SIGMA_MM = 20.0, 2.0, 2.0
-FAT_HU, AIR_HU = -40.0, -200.0  # below: fat, or air beside partial volume
+LOST_TO_FAT_HU, LOST_TO_AIR_HU = -40.0, -200.0  # tissue below is fat, or air beside partial volume
 CAVITY_HU = -700.0  # air and lung, which outputs may show as one value
 EQUAL = 1e-4  # of the range of an image: smaller differences are rounding
 FLAT_MM2, FLAT_VOXELS = 300.0, 40  # least area of one value in a plane
-LEVELS = 50  # an image of fewer values has areas of one value
+LEVELS = 50  # an image of fewer values has areas of one value by itself
 MIDDLE = (15, 85)  # percentiles of the source; ventricles, fat and vessels are beyond them
-ONE_SIDED = 0.7  # share of a part
-SATURATED = 0.05  # of the body: outputs have this much at an end of their range, as where a window cuts off
+ONE_SIDED = 0.7  # share of the voxels of a part that a window cuts off; a hole has dark and bright ones
+SATURATED = 0.05  # share of the body that a window cuts off at most
 
 
 def lost_tissue(
-    source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing: Sequence[float], *, below: float = AIR_HU
+    source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing: Sequence[float], *, below: float = LOST_TO_AIR_HU
 ) -> list[Region]:
     """Find soft tissue or bone of the source that is air in the output, or fat or air; largest first.
 
@@ -33,7 +33,7 @@ def lost_tissue(
         source, output: (X, Y, Z) HU on one grid.
         body: (X, Y, Z) bool.
         spacing: mm.
-        below: HU; `FAT_HU` where contrast medium is removed, because this leaves no tissue darker than water.
+        below: HU; `LOST_TO_FAT_HU` where contrast medium is removed, because this leaves no tissue darker than water.
     """
     if not opened((source > output + TISSUE_HU - below) & body).any():
         return []
@@ -85,20 +85,17 @@ def flat_parts(
         flat |= (np.bincount(parts.ravel()) >= least)[parts] & here
     if not flat.any():
         return []
-    flat &= ~_by_window(flat, source, at_low | at_high, body, SATURATED * values.size, hu)
+    if not hu:
+        flat &= ~_by_window(flat, source, at_low | at_high, body)
     return regions_of(flat, source, output, spacing)
 
 
-def _by_window(
-    flat: np.ndarray, source: np.ndarray, at_end: np.ndarray, body: np.ndarray, most: float, hu: bool
-) -> np.ndarray:
-    """Parts of up to ``most`` voxels that a window of the output may have cut off, (X, Y, Z) bool.
+def _by_window(flat: np.ndarray, source: np.ndarray, at_end: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """Parts that a window of an output without units may have cut off, (X, Y, Z) bool.
 
-    They are at an end of the output's range, and for `ONE_SIDED` of their voxels the source is dark, or bright. A CT
-    has other rules, see `flat_parts`.
+    They are at an end of the output's range, have at most `SATURATED` of the body's voxels, and for `ONE_SIDED` of
+    their voxels the source is dark, or bright.
     """
-    if hu or not (flat & at_end).any():
-        return np.zeros_like(flat)
     dark, bright = np.percentile(source[body], MIDDLE)
     parts, _ = ndimage.label(flat)
     sizes = np.maximum(np.bincount(parts.ravel()), 1)
@@ -107,7 +104,7 @@ def _by_window(
         return np.bincount(parts.ravel(), weights=mask.ravel()) / sizes
 
     one_sided = np.maximum(share(source <= dark), share(source >= bright)) >= ONE_SIDED
-    excused = one_sided & (share(at_end) > ONE_SIDED) & (sizes <= most)
+    excused = one_sided & (share(at_end) > ONE_SIDED) & (sizes <= SATURATED * np.count_nonzero(body))
     excused[0] = False
     return excused[parts]
 

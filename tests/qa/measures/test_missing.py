@@ -6,7 +6,7 @@ from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 
 from medgen.phantom.cohort import LABELS, make_patient
-from medgen.qa.measures.missing import FAT_HU, flat_parts, lost_tissue
+from medgen.qa.measures.missing import LOST_TO_FAT_HU, flat_parts, lost_tissue
 
 MM = (2.5, 2.5, 2.5)
 
@@ -22,10 +22,12 @@ FATTY = [("spleen", -90.0), ("kidney_left", -60.0), ("bone", -95.0), ("liver", -
 @pytest.mark.parametrize(("name", "hu"), FATTY)
 def test_organs_that_became_fat_or_air_are_found_without_labels(patient, name, hu):
     body = np.ones(patient.labels.shape, bool)
-    assert lost_tissue(patient.contrast, patient.noncontrast, body, MM, below=FAT_HU) == []
+    assert lost_tissue(patient.contrast, patient.noncontrast, body, MM, below=LOST_TO_FAT_HU) == []
     inside = patient.labels == LABELS[name]
     texture = patient.noncontrast - gaussian_filter(patient.noncontrast, 2)
-    found = lost_tissue(patient.contrast, np.where(inside, hu + texture, patient.noncontrast), body, MM, below=FAT_HU)
+    found = lost_tissue(
+        patient.contrast, np.where(inside, hu + texture, patient.noncontrast), body, MM, below=LOST_TO_FAT_HU
+    )
     assert sum(region.volume_ml for region in found) > 4
     assert found[0].source > 20 and found[0].output < -40
 
@@ -39,7 +41,7 @@ def test_vessels_in_fat_do_not_become_fat_by_losing_contrast_medium(spacing):
     vessel = np.clip((10 - distance) / 3 + 0.5, 0, 1)  # of the voxel: 3 mm of blur
     noise = np.random.default_rng(0).normal(0, 25, vessel.shape)
     source, output = (-100 + (hu + 100) * vessel + noise for hu in (500.0, 40.0))
-    assert lost_tissue(source, output, np.ones(vessel.shape, bool), spacing, below=FAT_HU) == []
+    assert lost_tissue(source, output, np.ones(vessel.shape, bool), spacing, below=LOST_TO_FAT_HU) == []
 
 
 def ml(found):
